@@ -1,0 +1,286 @@
+//! From the text to the checked configuration.
+
+use serde_json::{Map, Value, json};
+
+use crate::fields::{Fields, Mistakes};
+use crate::peer_types::HostType;
+use crate::place::Source;
+use crate::plugins::{self, Declared, Kind};
+use crate::profiles::{self, free_name};
+use crate::yaml::{self, Node, shown};
+use crate::{
+    CheckedConfig, ConfigError, KnownTypes, MetricsSourceSpec, Mistake, Place, PluginSpec,
+    PrefixProducerSpec, host_plugins, sections,
+};
+
+/// A file may be as large as what fits into a ConfigMap.
+const MAX_TEXT_BYTES: usize = 1 << 20;
+
+const KIND: &str = "EndpointPickerConfig";
+const API_VERSIONS: [&str; 3] =
+    ["llm-d.ai/v1", "llm-d.ai/v1alpha1", "inference.networking.x-k8s.io/v1alpha1"];
+
+const PREFIX_SCORER: &str = "prefix-cache-scorer";
+const PREFIX_PRODUCER: &str = "precise-prefix-cache-producer";
+const PEERS_PREFIX_PRODUCER: &str = "approx-prefix-cache-producer";
+const PRODUCER_PARAMETER: &str = "prefixMatchInfoProducerName";
+
+/// Reads and checks a configuration: YAML or JSON. `name` is what to call it in errors, usually its path.
+///
+/// Accepted are the apiVersions `llm-d.ai/v1`, `llm-d.ai/v1alpha1` and
+/// `inference.networking.x-k8s.io/v1alpha1`; the schema is that of `apix/config/v1alpha1` in
+/// github.com/llm-d/llm-d-router. What this version doesn't have is refused by name.
+///
+/// # Errors
+///
+/// Everything that is wrong with it, each mistake with its place. If the text isn't YAML, only that.
+pub fn check(name: &str, text: &[u8], known: &KnownTypes) -> Result<CheckedConfig, ConfigError> {
+    if text.len() > MAX_TEXT_BYTES {
+        let message = format!("the text has {} bytes, and at most {MAX_TEXT_BYTES} are read", text.len());
+        return Err(ConfigError::new(Source::new(name, ""), vec![Mistake::new(Place::START, message)]));
+    }
+    let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
+    let source = Source::new(name, &String::from_utf8_lossy(text));
+    let text = match std::str::from_utf8(text) {
+        Ok(text) => text,
+        Err(error) => {
+            let place = end_of(&String::from_utf8_lossy(&text[..error.valid_up_to()]));
+            return Err(ConfigError::new(source, vec![Mistake::new(place, "this is not UTF-8")]));
+        }
+    };
+    let mut mistakes = Mistakes::default();
+    let config = match yaml::read(text, &mut mistakes) {
+        Some(root) => Some(document(&source, &root, known, &mut mistakes)),
+        None => {
+            if mistakes.is_empty() {
+                mistakes.hinted(
+                    Place::START,
+                    "there is no configuration in it",
+                    format!("begin with `kind: {KIND}`"),
+                );
+            }
+            None
+        }
+    };
+    match config {
+        Some(mut config) if mistakes.is_empty() => {
+            config.notices = mistakes.into_notices();
+            Ok(config)
+        }
+        _ => Err(ConfigError::new(source, mistakes.into_list())),
+    }
+}
+
+/// The place after the last character.
+fn end_of(text: &str) -> Place {
+    let line = text.matches('\n').count() + 1;
+    let column = text.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
+    Place { line: line as u32, column: column as u32 }
+}
+
+fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mistakes) -> CheckedConfig {
+    let mut fields = Fields::of(root, "the configuration", mistakes);
+    envelope(&mut fields, mistakes);
+    sections::feature_gates(fields.list("featureGates", mistakes), mistakes);
+    let declared = plugins::read(fields.list("plugins", mistakes), known, mistakes);
+    profiles::check_handlers(&declared, mistakes);
+    let profiles = profiles::read(fields.list("schedulingProfiles", mistakes), &declared, mistakes);
+    let layer = sections::data_layer(fields.node("dataLayer"), &declared, mistakes);
+    if let Some(node) = fields.node("flowControl") {
+        sections::flow_control(node, &declared, mistakes);
+    }
+    let handler = fields.node("requestHandler");
+    let parsers = sections::parsers(handler, fields.node("parser"), &declared, mistakes);
+    if let Some(node) = fields.node("saturationDetector") {
+        mistakes.notice(node.place, "saturationDetector at the top is deprecated: it belongs to flowControl");
+        sections::saturation_detector(node, &declared, mistakes);
+    }
+    fields.finish(mistakes);
+
+    let prefix_producer = prefix_producer(&declared, mistakes);
+    let mut plugins = scheduling_plugins(&declared, prefix_producer.as_ref(), known, mistakes);
+    plugins.extend(profiles.injected_picker.map(injected_picker));
+    note_unused(&declared, &profiles.profiles, mistakes);
+    let token_producer = plugins::only(&declared, HostType::TokenProducer, mistakes)
+        .and_then(|plugin| host_plugins::token_producer(plugin, mistakes));
+    let metrics_source = metrics_source(&declared, layer.inject_defaults, mistakes);
+    CheckedConfig {
+        source: source.clone(),
+        plugins,
+        profiles: profiles.profiles,
+        prefix_producer,
+        token_producer,
+        metrics_source,
+        parsers,
+        notices: Vec::new(),
+    }
+}
+
+fn envelope(fields: &mut Fields<'_>, mistakes: &mut Mistakes) {
+    let place = fields.place();
+    match fields.entry("apiVersion").map(|entry| &entry.value) {
+        None => {
+            mistakes.hinted(place, "apiVersion is missing", format!("add `apiVersion: {}`", API_VERSIONS[0]))
+        }
+        Some(node) => match node.as_text() {
+            Some(version) if version == API_VERSIONS[2] => {
+                let message = format!("apiVersion {version} is deprecated: write {}", API_VERSIONS[0]);
+                mistakes.notice(node.place, message);
+            }
+            Some(version) if API_VERSIONS.contains(&version) => {}
+            _ => {
+                let message =
+                    format!("apiVersion must be one of {}, not {}", API_VERSIONS.join(", "), node.kind());
+                mistakes.at(node.place, message);
+            }
+        },
+    }
+    match fields.entry("kind").map(|entry| &entry.value) {
+        None => mistakes.hinted(place, "kind is missing", format!("add `kind: {KIND}`")),
+        Some(node) if node.as_text() == Some(KIND) => {}
+        Some(node) => mistakes.at(node.place, format!("kind must be {KIND}, not {}", node.kind())),
+    }
+}
+
+/// The one producer of prefix matches: the configured one, or one with defaults if a scorer needs it.
+fn prefix_producer(declared: &[Declared<'_>], mistakes: &mut Mistakes) -> Option<PrefixProducerSpec> {
+    if let Some(plugin) = plugins::only(declared, HostType::PrefixProducer, mistakes) {
+        return Some(host_plugins::prefix_producer(plugin, mistakes));
+    }
+    let wanted = declared.iter().any(|plugin| plugin.plugin_type == PREFIX_SCORER);
+    wanted.then(|| PrefixProducerSpec::new(free_name(PREFIX_PRODUCER, declared)))
+}
+
+fn scheduling_plugins(
+    declared: &[Declared<'_>],
+    producer: Option<&PrefixProducerSpec>,
+    known: &KnownTypes,
+    mistakes: &mut Mistakes,
+) -> Vec<PluginSpec> {
+    let mut specs = Vec::new();
+    for plugin in declared.iter().filter(|plugin| plugin.scheduling().is_some()) {
+        let before = mistakes.len();
+        let mut parameter_places = std::collections::BTreeMap::new();
+        let parameters = match plugin.parameters {
+            Some(node) => node.to_json(&mut parameter_places, mistakes),
+            None => Value::Object(Map::new()),
+        };
+        let mut spec = PluginSpec {
+            name: plugin.name.clone(),
+            plugin_type: plugin.plugin_type.clone(),
+            parameters,
+            place: Some(plugin.place),
+            parameter_places,
+        };
+        let well_written = mistakes.len() == before;
+        let fits = match producer {
+            Some(producer) if spec.plugin_type == PREFIX_SCORER => {
+                let is_declared = declared.iter().any(|plugin| plugin.is_host(HostType::PrefixProducer));
+                bind(&mut spec, producer, is_declared, mistakes)
+            }
+            _ => true,
+        };
+        if well_written
+            && fits
+            && let Err(mistake) = known.check(&spec)
+        {
+            mistakes.push(spec.mistake(&mistake.path, mistake.message));
+        }
+        specs.push(spec);
+    }
+    specs
+}
+
+/// Binds a prefix scorer to the producer, unless it names one itself. Says whether that is possible.
+fn bind(
+    spec: &mut PluginSpec,
+    producer: &PrefixProducerSpec,
+    is_declared: bool,
+    mistakes: &mut Mistakes,
+) -> bool {
+    let place = spec.place.unwrap_or(Place::START);
+    // Parameters of another shape are for the parameter check to refuse.
+    let Some(parameters) = spec.parameters.as_object_mut() else { return true };
+    match parameters.get(PRODUCER_PARAMETER) {
+        None => {
+            parameters.insert(PRODUCER_PARAMETER.to_owned(), json!(producer.name));
+            let origin = if is_declared { "" } else { ", which is added with its defaults" };
+            let message = format!(
+                "{} reads exact prefix matches from {}{origin}; without a producer's name the llm-d EPP reads those \
+                 of {PEERS_PREFIX_PRODUCER}",
+                spec.name, producer.name
+            );
+            mistakes.notice(place, message);
+            true
+        }
+        Some(Value::String(name)) if *name == producer.name => true,
+        Some(Value::String(name)) => {
+            let (message, hint) = if name == PEERS_PREFIX_PRODUCER {
+                let message = format!("{PEERS_PREFIX_PRODUCER} is known, but not available in this version");
+                (
+                    message,
+                    format!(
+                        "remove {PRODUCER_PARAMETER}: the exact matches of {} are read then",
+                        producer.name
+                    ),
+                )
+            } else {
+                let message = format!("there is no prefix producer called {}", shown(name));
+                (message, format!("did you mean {:?}?", producer.name))
+            };
+            let mistake = spec.mistake(PRODUCER_PARAMETER, message).with_hint(hint);
+            mistakes.push(mistake);
+            false
+        }
+        Some(_) => true,
+    }
+}
+
+fn injected_picker(name: String) -> PluginSpec {
+    PluginSpec {
+        name,
+        plugin_type: "max-score-picker".to_owned(),
+        parameters: Value::Object(Map::new()),
+        place: None,
+        parameter_places: std::collections::BTreeMap::new(),
+    }
+}
+
+fn note_unused(declared: &[Declared<'_>], profiles: &[crate::ProfileSpec], mistakes: &mut Mistakes) {
+    for plugin in declared {
+        match plugin.kind {
+            Kind::Scheduling(_) => {
+                let mut references = profiles.iter().flat_map(|profile| &profile.plugins);
+                if !references.any(|reference| reference.plugin_ref == plugin.name) {
+                    mistakes.notice(
+                        plugin.place,
+                        format!("{} is in no scheduling profile, so it does nothing", plugin.name),
+                    );
+                }
+            }
+            Kind::Host(HostType::Always(why)) => {
+                host_plugins::none(plugin, mistakes);
+                mistakes.notice(plugin.place, format!("{} needs no plugin here: {why}", plugin.name));
+            }
+            Kind::Host(HostType::OpenAiParser | HostType::PassthroughParser) => {
+                host_plugins::none(plugin, mistakes);
+            }
+            Kind::Host(_) | Kind::Broken => {}
+        }
+    }
+}
+
+fn metrics_source(
+    declared: &[Declared<'_>],
+    inject_defaults: bool,
+    mistakes: &mut Mistakes,
+) -> Option<MetricsSourceSpec> {
+    if let Some(plugin) = plugins::only(declared, HostType::MetricsExtractor, mistakes) {
+        host_plugins::metrics_extractor(plugin, mistakes);
+    }
+    // The peer looks at the name of the reference here, and scrapes twice if the source is renamed.
+    match plugins::only(declared, HostType::MetricsSource, mistakes) {
+        Some(plugin) => Some(host_plugins::metrics_source(plugin, mistakes)),
+        None => inject_defaults.then(|| MetricsSourceSpec::new("metrics-data-source")),
+    }
+}

@@ -1,0 +1,165 @@
+//! A configuration that has been checked.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::place::Source;
+use crate::{ConfigError, Mistake, Notice, Place};
+
+/// A configuration without mistakes, with every default filled in.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CheckedConfig {
+    /// The text that it was read from.
+    pub source: Source,
+    /// The filters, scorers and pickers to build, in the order of the file; injected ones come last.
+    pub plugins: Vec<PluginSpec>,
+    /// The scheduling profiles; exactly one.
+    pub profiles: Vec<ProfileSpec>,
+    /// The producer of exact prefix matches; `None` if nothing asks for prefix matches.
+    pub prefix_producer: Option<PrefixProducerSpec>,
+    /// Where token ids come from; `None` if the configuration doesn't say.
+    pub token_producer: Option<TokenProducerSpec>,
+    /// How metrics are scraped; `None` if `dataLayer.injectDefaults` is false and there is no source.
+    pub metrics_source: Option<MetricsSourceSpec>,
+    /// The parsers in the order in which they are tried.
+    pub parsers: Vec<Parser>,
+    /// What an operator should know, in the order of the text; what isn't about a place comes first.
+    pub notices: Vec<Notice>,
+}
+
+impl CheckedConfig {
+    /// The notices as lines for a log: `file:line:column: message`.
+    pub fn notice_lines(&self) -> impl Iterator<Item = String> {
+        self.notices.iter().map(|notice| match notice.place {
+            Some(place) => format!("{}:{place}: {}", self.source.name(), notice.message),
+            None => format!("{}: {}", self.source.name(), notice.message),
+        })
+    }
+
+    /// The error for mistakes that only showed when plugins were built; see
+    /// [`PluginSpec::mistake`].
+    pub fn refuse(&self, mistakes: Vec<Mistake>) -> ConfigError {
+        ConfigError::new(self.source.clone(), mistakes)
+    }
+}
+
+/// Types whose parameters the llm-d EPP takes without looking at them.
+const PEER_IGNORES_PARAMETERS: [&str; 2] = ["queue-scorer", "kv-cache-utilization-scorer"];
+
+/// A filter, scorer or picker to build.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PluginSpec {
+    /// Its name; its type if the file gives none.
+    pub name: String,
+    /// Its type, as registered.
+    pub plugin_type: String,
+    /// Its parameters: an object.
+    pub parameters: Value,
+    /// Where it stands; `None` if it was injected.
+    pub place: Option<Place>,
+    /// Where each of its parameters stands, by path like `a.b[2].c`.
+    pub parameter_places: BTreeMap<String, Place>,
+}
+
+impl PluginSpec {
+    /// A mistake in the parameters, found when the plugin was built: at the path that the plugin names
+    /// (`a.b[2].c`, empty for all of them), or as near to it as the file goes.
+    pub fn mistake(&self, path: &str, message: impl Into<String>) -> Mistake {
+        let mut near = path;
+        let place = loop {
+            if let Some(place) = self.parameter_places.get(near) {
+                break *place;
+            }
+            match near.rfind(['.', '[']) {
+                Some(end) => near = &near[..end],
+                None if !near.is_empty() => near = "",
+                None => break self.place.unwrap_or(Place::START),
+            }
+        };
+        let message = message.into();
+        let mistake = Mistake::new(place, format!("plugin {}: {message}", self.name));
+        if message.contains("unknown field") && PEER_IGNORES_PARAMETERS.contains(&self.plugin_type.as_str()) {
+            return mistake.with_hint(
+                "remove it; the llm-d EPP ignores parameters of this type, here nothing is ignored",
+            );
+        }
+        mistake
+    }
+}
+
+/// A scheduling profile.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProfileSpec {
+    /// Its name.
+    pub name: String,
+    /// Its plugins in order; every one is in [`CheckedConfig::plugins`], and exactly one is a picker.
+    pub plugins: Vec<PluginRef>,
+    /// Where it stands; `None` if it was injected.
+    pub place: Option<Place>,
+}
+
+/// A plugin in a profile.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PluginRef {
+    /// The plugin's name.
+    pub plugin_ref: String,
+    /// What a scorer's scores are multiplied by; finite. Means nothing for filters and pickers.
+    pub weight: f64,
+}
+
+/// The producer of exact prefix matches, from the engines' KV events.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct PrefixProducerSpec {
+    /// Its name, which scorers refer to.
+    pub name: String,
+    /// Whether the blocks of a request that was just sent are expected at its engine until the engine's own
+    /// events come.
+    pub speculative_indexing: bool,
+    /// For how long at least, counted from the pick.
+    pub speculative_ttl: Duration,
+    /// Topic prefix of the subscription; empty takes every topic.
+    pub topic_filter: String,
+    /// Threads that apply events; at least 1.
+    pub concurrency: u32,
+    /// Port of the engines' event socket at their own host, for rank 0; `None` if the file doesn't say.
+    pub socket_port: Option<u16>,
+}
+
+/// Where token ids come from.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct TokenProducerSpec {
+    /// Its name.
+    pub name: String,
+    /// Folder with the model's tokenizer files.
+    pub path: PathBuf,
+}
+
+/// How metrics are scraped.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct MetricsSourceSpec {
+    /// Its name.
+    pub name: String,
+    /// Path of the metrics page.
+    pub path: String,
+    /// Its port; `None` for the endpoint's own.
+    pub port: Option<u16>,
+    /// How often; `None` for the host's default.
+    pub interval: Option<Duration>,
+}
+
+/// A parser of request bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Parser {
+    /// The OpenAI API, by path.
+    OpenAi,
+    /// Whatever no other parser takes, unread.
+    Passthrough,
+}

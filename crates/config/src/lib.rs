@@ -1,0 +1,31 @@
+//! `EndpointPickerConfig`: from YAML to a checked configuration, or to every mistake with its place.
+//!
+//! A configuration is read in three steps: the text becomes a tree in which everything has its place; the
+//! sections are read from that and checked against each other; what isn't said gets its default. Mistakes are
+//! collected on the way, so that an operator sees all of them at once. What this version doesn't have is
+//! refused by name, and nothing is silently ignored: see [`CheckedConfig::notices`].
+
+mod built_in;
+mod check;
+mod checked;
+mod fields;
+mod host_plugins;
+mod known_types;
+mod peer_types;
+mod place;
+mod plugins;
+mod profiles;
+mod scalar;
+mod sections;
+mod suggest;
+mod summary;
+mod yaml;
+
+pub use built_in::{BUILT_IN, built_in};
+pub use check::check;
+pub use checked::{
+    CheckedConfig, MetricsSourceSpec, Parser, PluginRef, PluginSpec, PrefixProducerSpec, ProfileSpec,
+    TokenProducerSpec,
+};
+pub use known_types::{KnownTypes, ParameterMistake, SchedulingKind};
+pub use place::{ConfigError, Mistake, Notice, Place, Source};

@@ -1,0 +1,180 @@
+//! The plugin types of the llm-d Router EPP that aren't filters, scorers or pickers linked here.
+//!
+//! Source: `cmd/epp/runner/runner.go` and `pkg/epp/framework/plugins/` in github.com/llm-d/llm-d-router.
+
+/// A part of the host that a configuration may name as a plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostType {
+    SingleProfileHandler,
+    PrefixProducer,
+    TokenProducer,
+    MetricsSource,
+    MetricsExtractor,
+    OpenAiParser,
+    PassthroughParser,
+    /// Something that the host does anyway and that can't be set; why it needs no plugin.
+    Always(&'static str),
+}
+
+/// What the host has, by type.
+pub(crate) const HOST_TYPES: &[(&str, HostType)] = &[
+    ("single-profile-handler", HostType::SingleProfileHandler),
+    ("precise-prefix-cache-producer", HostType::PrefixProducer),
+    ("token-producer", HostType::TokenProducer),
+    ("metrics-data-source", HostType::MetricsSource),
+    ("core-metrics-extractor", HostType::MetricsExtractor),
+    ("openai-parser", HostType::OpenAiParser),
+    ("passthrough-parser", HostType::PassthroughParser),
+    (
+        "endpoint-notification-source",
+        HostType::Always("every endpoint's events are subscribed to as soon as it is known"),
+    ),
+    ("inflight-load-producer", HostType::Always("requests in flight are always counted")),
+    (
+        "utilization-detector",
+        HostType::Always("it only decides about requests of negative priority, and there are none yet"),
+    ),
+    ("fcfs-ordering-policy", HostType::Always("requests aren't queued")),
+    ("global-strict-fairness-policy", HostType::Always("requests aren't queued")),
+    ("static-usage-limit-policy", HostType::Always("requests aren't queued")),
+];
+
+/// What the host has by this name.
+pub(crate) fn host_type(plugin_type: &str) -> Option<HostType> {
+    HOST_TYPES.iter().find(|(name, _)| *name == plugin_type).map(|(_, host)| *host)
+}
+
+/// What to do instead of a type that the peer has and this version hasn't.
+pub(crate) fn unavailable(plugin_type: &str) -> Option<&'static str> {
+    let (_, hint) = UNAVAILABLE.iter().find(|(names, _)| names.contains(&plugin_type))?;
+    Some(hint)
+}
+
+/// Types that the peer has and this version hasn't, with what to do.
+const UNAVAILABLE: &[(&[&str], &str)] = &[
+    (
+        &[
+            "approx-prefix-cache-producer",
+            "multicluster-approx-prefix-cache-producer",
+            "burst-prefix-cache-producer",
+        ],
+        "approximate prefix matches come later; remove it, and prefix-cache-scorer reads the exact ones of \
+         precise-prefix-cache-producer",
+    ),
+    (
+        &["precise-prefix-cache-scorer", "multicluster-prefix-cache-scorer"],
+        "use precise-prefix-cache-producer with prefix-cache-scorer",
+    ),
+    (&["tokenizer"], "use token-producer with `local: {path: …}`"),
+    (
+        &[
+            "decode-filter",
+            "prefill-filter",
+            "encode-filter",
+            "label-selector-filter",
+            "by-label-selector",
+            "by-label",
+        ],
+        "endpoints are only told apart by their signals yet; remove it if all endpoints serve whole requests",
+    ),
+    (
+        &[
+            "disagg-profile-handler",
+            "pd-profile-handler",
+            "data-parallel-profile-handler",
+            "header-profile-handler",
+            "disagg-headers-handler",
+            "prefill-header-handler",
+            "prefix-based-pd-decider",
+            "always-disagg-pd-decider",
+            "always-disagg-multimodal-decider",
+            "p2p-source-producer",
+        ],
+        "one scheduling profile decides; use single-profile-handler",
+    ),
+    (
+        &["running-requests-size-scorer", "load-aware-scorer", "multicluster-queue-scorer"],
+        "remove it or use queue-scorer",
+    ),
+    (&["token-load-scorer"], "remove it or use active-request-scorer"),
+    (&["multicluster-kv-cache-utilization-scorer"], "remove it or use kv-cache-utilization-scorer"),
+    (&["weighted-random-picker"], "use max-score-picker or random-picker"),
+    (
+        &[
+            "prefix-cache-affinity-filter",
+            "slo-headroom-tier-filter",
+            "endpoint-attribute-filter",
+            "utilization-filter",
+            "session-affinity-filter",
+            "multicluster-session-affinity-filter",
+            "topology-affinity-filter",
+            "header-based-testing-filter",
+        ],
+        "remove it; there is no filter yet",
+    ),
+    (
+        &[
+            "lora-affinity-scorer",
+            "no-hit-lru-scorer",
+            "latency-scorer",
+            "context-length-aware",
+            "mm-embeddings-cache-scorer",
+            "session-affinity-scorer",
+            "header-label-affinity-scorer",
+            "endpoint-attribute-scorer",
+            "topology-affinity-scorer",
+        ],
+        "remove it and its place in the profile",
+    ),
+    (
+        &[
+            "predicted-latency-producer",
+            "mm-embeddings-cache-producer",
+            "session-id-producer",
+            "disaggregatedset-rollout-screener",
+            "latency-slo-admitter",
+            "probabilistic-admitter",
+            "agent-identity",
+            "request-attribute-reporter",
+            "destination-endpoint-served-verifier",
+        ],
+        "remove it",
+    ),
+    (
+        &["anthropic-parser", "vllmhttp-parser", "sglanghttp-parser", "vllmgrpc-parser", "vertexai-parser"],
+        "remove it; such requests go through passthrough-parser, unread",
+    ),
+    (
+        &[
+            "round-robin-fairness-policy",
+            "program-aware-fairness",
+            "edf-ordering-policy",
+            "slo-deadline-ordering-policy",
+            "priority-holdback-policy",
+            "soft-reflective-ceiling-policy",
+            "concurrency-detector",
+            "sheddable-eviction-filter",
+            "priority-then-time-eviction-order-policy",
+        ],
+        "requests aren't queued or held back yet; remove it",
+    ),
+    (
+        &[
+            "multicluster-metrics-data-source",
+            "multicluster-metrics-extractor",
+            "models-data-source",
+            "models-data-extractor",
+            "dcgm-data-source",
+            "dcgm-extractor",
+            "k8s-notification-source",
+            "topology-extractor",
+        ],
+        "remove it; metrics-data-source is the only source",
+    ),
+    (&["file-discovery", "multicluster-file-discovery"], "give the endpoints on the command line"),
+];
+
+/// The types that the peer has and this version hasn't.
+pub(crate) fn unavailable_names<'a>() -> impl Iterator<Item = &'a str> {
+    UNAVAILABLE.iter().flat_map(|(names, _)| names.iter().copied())
+}

@@ -1,0 +1,76 @@
+//! What is in effect, in a few lines.
+
+use std::fmt::Write as _;
+
+use crate::{CheckedConfig, Parser, PluginSpec};
+
+impl CheckedConfig {
+    /// A few lines that say what is in effect, for the start-up log. Without notices.
+    pub fn summary(&self) -> String {
+        let mut text = format!("configuration {}", self.source.name());
+        for profile in &self.profiles {
+            let plugins = profile.plugins.iter().map(|reference| {
+                let plugin = self.plugins.iter().find(|plugin| plugin.name == reference.plugin_ref);
+                let plugin = plugin.map_or_else(|| reference.plugin_ref.clone(), described);
+                if reference.weight == 1.0 { plugin } else { format!("{plugin} × {}", reference.weight) }
+            });
+            let plugins: Vec<String> = plugins.collect();
+            // Writing to a String can't fail.
+            let _ = write!(text, "\n  profile {}: {}", profile.name, plugins.join(", "));
+        }
+        if let Some(producer) = &self.prefix_producer {
+            let speculative = match producer.speculative_indexing {
+                true => format!(", picked blocks expected for at least {:?}", producer.speculative_ttl),
+                false => String::new(),
+            };
+            let port = producer.socket_port.map_or_else(String::new, |port| format!(" on port {port}"));
+            let topic = match producer.topic_filter.as_str() {
+                "" => String::new(),
+                prefix => format!(" of topics {prefix:?}"),
+            };
+            let _ = write!(
+                text,
+                "\n  prefix matches: {} from KV events{topic}{port}{speculative}",
+                producer.name
+            );
+        }
+        if let Some(producer) = &self.token_producer {
+            let _ = write!(text, "\n  tokens: {} with {}", producer.name, producer.path.display());
+        }
+        match &self.metrics_source {
+            None => text.push_str("\n  metrics: not scraped"),
+            Some(source) => {
+                let port = source
+                    .port
+                    .map_or_else(|| "the endpoint's port".to_owned(), |port| format!("port {port}"));
+                let interval =
+                    source.interval.map_or_else(String::new, |interval| format!(" every {interval:?}"));
+                let _ = write!(text, "\n  metrics: {} on {port}{interval}", source.path);
+            }
+        }
+        let parsers: Vec<&str> = self.parsers.iter().map(|parser| parser.plugin_type()).collect();
+        let _ = write!(text, "\n  parsers: {}", parsers.join(", "));
+        text
+    }
+}
+
+fn described(plugin: &PluginSpec) -> String {
+    let name = match plugin.name == plugin.plugin_type {
+        true => plugin.name.clone(),
+        false => format!("{} ({})", plugin.name, plugin.plugin_type),
+    };
+    match plugin.parameters.as_object() {
+        Some(parameters) if !parameters.is_empty() => format!("{name} {}", plugin.parameters),
+        _ => name,
+    }
+}
+
+impl Parser {
+    /// The type of the parser in configurations.
+    pub fn plugin_type(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai-parser",
+            Self::Passthrough => "passthrough-parser",
+        }
+    }
+}

@@ -1,0 +1,490 @@
+//! Whole configurations: what is taken, with which defaults, and what is refused, where and why.
+
+#![allow(clippy::unwrap_used, reason = "a test may, outside of its test functions too")]
+
+use std::time::Duration;
+
+use serde_json::json;
+use warmroute_config::{
+    BUILT_IN, CheckedConfig, ConfigError, KnownTypes, ParameterMistake, Parser, Place, PluginSpec,
+    SchedulingKind, built_in, check,
+};
+use warmroute_plugin::{BuildContext, Needs, PluginKind, Registry};
+
+/// The types of the built-in crate, whose parameters are checked by building.
+fn known() -> KnownTypes {
+    let mut registry = Registry::default();
+    warmroute_builtin::register(&mut registry).unwrap();
+    let kinds: Vec<_> = registry.types().map(|t| (t.name(), kind(t.kind()))).collect();
+    KnownTypes::new(kinds).check_parameters_with(move |spec| build(&registry, spec))
+}
+
+fn kind(kind: PluginKind) -> SchedulingKind {
+    match kind {
+        PluginKind::Filter => SchedulingKind::Filter,
+        PluginKind::Scorer => SchedulingKind::Scorer,
+        _ => SchedulingKind::Picker,
+    }
+}
+
+fn build(registry: &Registry, spec: &PluginSpec) -> Result<(), ParameterMistake> {
+    let mut needs = Needs::default();
+    let mut context = BuildContext::new(&spec.name, &mut needs);
+    match registry.build(&spec.plugin_type, spec.parameters.clone(), &mut context) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ParameterMistake { path: error.path().to_owned(), message: error.to_string() }),
+    }
+}
+
+fn checked(body: &str) -> CheckedConfig {
+    let text = format!("apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n{body}");
+    check("test.yaml", text.as_bytes(), &known()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn refused(body: &str) -> ConfigError {
+    let text = format!("apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n{body}");
+    check("test.yaml", text.as_bytes(), &known()).unwrap_err()
+}
+
+/// Line, and message with hint.
+fn mistakes(error: &ConfigError) -> Vec<(u32, String)> {
+    let text = |m: &warmroute_config::Mistake| match &m.hint {
+        Some(hint) => format!("{} ({hint})", m.message),
+        None => m.message.clone(),
+    };
+    error.mistakes.iter().map(|mistake| (mistake.place.line, text(mistake))).collect()
+}
+
+/// The only mistake of a body, whose first line is line 3 of the file.
+fn mistake(body: &str) -> (u32, String) {
+    let error = refused(body);
+    let mut all = mistakes(&error);
+    assert_eq!(all.len(), 1, "{error}");
+    all.remove(0)
+}
+
+fn references(config: &CheckedConfig) -> Vec<(&str, f64)> {
+    let plugins = config.profiles[0].plugins.iter();
+    plugins.map(|reference| (reference.plugin_ref.as_str(), reference.weight)).collect()
+}
+
+fn has_notice(config: &CheckedConfig, line: Option<u32>, part: &str) -> bool {
+    let at = |place: Option<Place>| place.map(|place| place.line);
+    config.notices.iter().any(|notice| at(notice.place) == line && notice.message.contains(part))
+}
+
+#[test]
+fn the_built_in_configuration_is_right() {
+    let config = built_in(&known()).unwrap();
+    let expected = [
+        ("queue-scorer", 2.0),
+        ("kv-cache-utilization-scorer", 2.0),
+        ("prefix-cache-scorer", 3.0),
+        ("max-score-picker", 1.0),
+    ];
+    assert_eq!(references(&config), expected);
+    assert_eq!(config.prefix_producer.as_ref().unwrap().name, "precise-prefix-cache-producer");
+    assert_eq!(config.metrics_source.as_ref().unwrap().path, "/metrics");
+    assert_eq!(config.parsers, [Parser::OpenAi, Parser::Passthrough]);
+    assert_eq!(config.notices, []);
+    assert!(BUILT_IN.starts_with("apiVersion: llm-d.ai/v1\n"));
+    assert_eq!(
+        config.summary(),
+        "configuration built-in default\n  \
+         profile default: queue-scorer × 2, kv-cache-utilization-scorer × 2, prefix-cache-scorer \
+         {\"prefixMatchInfoProducerName\":\"precise-prefix-cache-producer\"} × 3, max-score-picker\n  \
+         prefix matches: precise-prefix-cache-producer from KV events, picked blocks expected for at least 2s\n  \
+         metrics: /metrics on the endpoint's port\n  \
+         parsers: openai-parser, passthrough-parser"
+    );
+}
+
+#[test]
+fn all_api_versions_are_taken() {
+    for version in ["llm-d.ai/v1", "llm-d.ai/v1alpha1", "inference.networking.x-k8s.io/v1alpha1"] {
+        let text =
+            format!("apiVersion: {version}\nkind: EndpointPickerConfig\nplugins:\n- type: queue-scorer\n");
+        let config = check("f", text.as_bytes(), &known()).unwrap();
+        assert_eq!(has_notice(&config, Some(1), "is deprecated"), version.starts_with("inference."));
+    }
+}
+
+#[test]
+fn json_is_taken() {
+    let text = r#"{"apiVersion": "llm-d.ai/v1", "kind": "EndpointPickerConfig",
+        "plugins": [{"type": "max-score-picker", "parameters": {"maxNumOfEndpoints": 2}}]}"#;
+    let config = check("f", text.as_bytes(), &known()).unwrap();
+    assert_eq!(config.plugins[0].parameters, json!({"maxNumOfEndpoints": 2}));
+    let tabs = text.replace("        ", "\t\t");
+    assert!(tabs.contains('\t'));
+    assert_eq!(check("f", tabs.as_bytes(), &known()).unwrap().plugins.len(), 1);
+    let lines: Vec<String> = config.notice_lines().collect();
+    assert_eq!(lines, ["f: there is no scheduling profile, so one called default has max-score-picker"]);
+}
+
+#[test]
+fn without_profiles_there_is_one_with_everything_in_the_order_of_the_file() {
+    let config = checked(
+        "plugins:\n- type: prefix-cache-scorer\n- {type: queue-scorer, name: b}\n- {type: queue-scorer, name: a}\n",
+    );
+    let expected = [("prefix-cache-scorer", 1.0), ("b", 1.0), ("a", 1.0), ("max-score-picker", 1.0)];
+    assert_eq!(references(&config), expected);
+    assert_eq!(config.profiles[0].name, "default");
+    let picker = config.plugins.last().unwrap();
+    assert_eq!((picker.name.as_str(), picker.place), ("max-score-picker", None));
+    assert!(has_notice(&config, None, "there is no scheduling profile"));
+    assert!(has_notice(&config, None, "has no picker, so it gets max-score-picker"));
+}
+
+#[test]
+fn a_profile_without_a_picker_gets_the_first_one_of_the_file() {
+    let config = checked(
+        "plugins:\n- type: queue-scorer\n- type: random-picker\n- type: max-score-picker\n\
+         schedulingProfiles:\n- name: p\n  plugins:\n  - {pluginRef: queue-scorer, weight: 0.5}\n",
+    );
+    assert_eq!(references(&config), [("queue-scorer", 0.5), ("random-picker", 1.0)]);
+    assert!(has_notice(&config, Some(8), "gets random-picker"));
+    assert!(has_notice(&config, Some(6), "max-score-picker is in no scheduling profile"));
+}
+
+#[test]
+fn an_injected_name_never_clashes() {
+    let config = checked("plugins:\n- {type: queue-scorer, name: max-score-picker}\n");
+    assert_eq!(references(&config), [("max-score-picker", 1.0), ("max-score-picker-injected", 1.0)]);
+    assert_eq!(config.plugins[1].plugin_type, "max-score-picker");
+}
+
+#[test]
+fn a_prefix_scorer_reads_the_exact_producer() {
+    let of = |body: &str| {
+        let config = checked(body);
+        let parameters = config.plugins[0].parameters["prefixMatchInfoProducerName"].clone();
+        (parameters, config.prefix_producer.clone().map(|producer| producer.name), config)
+    };
+    let (name, producer, config) = of("plugins:\n- type: prefix-cache-scorer\n");
+    assert_eq!(name, "precise-prefix-cache-producer");
+    assert_eq!(producer.as_deref(), Some("precise-prefix-cache-producer"));
+    assert!(has_notice(&config, Some(4), "which is added with its defaults"));
+    let (name, producer, config) =
+        of("plugins:\n- type: prefix-cache-scorer\n- {type: precise-prefix-cache-producer, name: exact}\n");
+    assert_eq!((name, producer.as_deref()), (json!("exact"), Some("exact")));
+    assert!(has_notice(&config, Some(4), "reads exact prefix matches from exact;"));
+    let (_, _, config) = of(
+        "plugins:\n- type: prefix-cache-scorer\n  parameters:\n    prefixMatchInfoProducerName: exact\n- {type: precise-prefix-cache-producer, name: exact}\n",
+    );
+    assert!(!config.notices.iter().any(|notice| notice.message.contains("reads exact")));
+    assert_eq!(checked("plugins:\n- type: queue-scorer\n").prefix_producer, None);
+}
+
+#[test]
+fn the_precise_producer_has_its_parameters() {
+    let config = checked(
+        "plugins:
+- type: precise-prefix-cache-producer
+  parameters:
+    speculativeIndexing: true
+    speculativeTTL: 1m30s
+    tokenProcessorConfig: {blockSize: 64, hashSeed: '42'}
+    indexerConfig:
+      kvBlockIndexConfig: {enableMetrics: true, inMemoryConfig: {size: 100000000, podCacheSize: 10}}
+    kvEventsConfig:
+      topicFilter: kv@
+      concurrency: 8
+      discoverPods: true
+      podDiscoveryConfig: {socketPort: 5560, podLabelSelector: a=b}
+",
+    );
+    let producer = config.prefix_producer.as_ref().unwrap();
+    assert!(producer.speculative_indexing);
+    assert_eq!(producer.speculative_ttl, Duration::from_secs(90));
+    assert_eq!(
+        (producer.topic_filter.as_str(), producer.concurrency, producer.socket_port),
+        ("kv@", 8, Some(5560))
+    );
+    for (line, part) in [
+        (8, "blockSize isn't used: blocks are indexed in each engine's own size"),
+        (8, "hashSeed isn't used"),
+        (10, "podCacheSize isn't used"),
+        (15, "podLabelSelector isn't used"),
+    ] {
+        assert!(has_notice(&config, Some(line), part), "{part}: {:?}", config.notices);
+    }
+}
+
+#[test]
+fn tokens_and_metrics_have_their_parameters() {
+    let config = checked(
+        "plugins:
+- type: token-producer
+  parameters: {modelName: m, local: {path: /models/m}}
+- type: metrics-data-source
+  name: scrape
+  parameters: {path: /prometheus/metrics, port: 9400, interval: 250ms, insecureSkipVerify: true}
+- type: core-metrics-extractor
+- type: endpoint-notification-source
+- type: precise-prefix-cache-producer
+dataLayer:
+  injectDefaults: true
+  sources:
+  - pluginRef: scrape
+    extractors: [{pluginRef: core-metrics-extractor}]
+  - pluginRef: endpoint-notification-source
+    extractors: [{pluginRef: precise-prefix-cache-producer}]
+",
+    );
+    assert_eq!(config.token_producer.as_ref().unwrap().path.to_str(), Some("/models/m"));
+    let source = config.metrics_source.as_ref().unwrap();
+    assert_eq!((source.name.as_str(), source.path.as_str()), ("scrape", "/prometheus/metrics"));
+    assert_eq!((source.port, source.interval), (Some(9400), Some(Duration::from_millis(250))));
+    assert!(has_notice(&config, Some(10), "endpoint-notification-source needs no plugin here"));
+    assert_eq!(checked("dataLayer: {injectDefaults: false}\n").metrics_source, None);
+}
+
+#[test]
+fn defaults_of_other_sections_are_taken() {
+    let config = checked(
+        "featureGates: [flowControl=false, haPopulateNonLeaderDatastore]
+plugins:
+flowControl:
+  maxRequests: 0
+  defaultRequestTTL: 60s
+  saturationDetector: {pluginRef: utilization-detector}
+  priorityBands: []
+requestHandler:
+  parsers: [{pluginRef: passthrough-parser}]
+",
+    );
+    assert_eq!(config.parsers, [Parser::Passthrough]);
+    assert!(has_notice(&config, Some(6), "flowControl has no effect"));
+}
+
+#[test]
+fn eight_mistakes_are_reported_at_once() {
+    let error = refused(
+        "plugins:
+- type: queue-scorrer
+- type: kv-cache-utilization-scorer
+  parameters: {foo: 1}
+- type: max-score-picker
+  parameters:
+    maxNumOfEndpoints: many
+- type: max-score-picker
+- type: decode-filter
+- type: token-producer
+  parameters: {estimate: {}}
+schedulingProfiles:
+- name: default
+  plugins:
+  - pluginRef: max-score-picer
+    wieght: 2
+",
+    );
+    let expected = [
+        (4, "there is no plugin type \"queue-scorrer\" (did you mean \"queue-scorer\"?)"),
+        (6, "plugin kv-cache-utilization-scorer: foo: unknown field `foo`"),
+        (9, "plugin max-score-picker: maxNumOfEndpoints: invalid type: string \"many\", expected i64"),
+        (10, "two plugins are called \"max-score-picker\" (the first is in line 7;"),
+        (11, "plugin type decode-filter is known, but not available in this version (endpoints are only"),
+        (13, "an estimate doesn't give the engine's tokens"),
+        (17, "there is no plugin called \"max-score-picer\" (did you mean \"max-score-picker\"?)"),
+        (18, "a plugin of a profile has no field \"wieght\" (did you mean \"weight\"?)"),
+    ];
+    let got = mistakes(&error);
+    assert_eq!(got.len(), expected.len(), "{error}");
+    for ((line, text), (expected_line, expected_text)) in got.iter().zip(expected) {
+        assert_eq!(*line, expected_line, "{text}");
+        assert!(text.starts_with(expected_text), "{text}");
+    }
+    assert!(got[1].1.contains("the llm-d EPP ignores parameters of this type"), "{}", got[1].1);
+}
+
+#[test]
+fn an_error_shows_the_line_with_a_caret() {
+    let error = refused("plugins:\n- type: queue-scorrer\n");
+    let expected = "test.yaml:4:9: there is no plugin type \"queue-scorrer\"
+  |
+4 | - type: queue-scorrer
+  |         ^
+  hint: did you mean \"queue-scorer\"?";
+    assert_eq!(error.to_string(), expected);
+}
+
+/// A body, the line of its only mistake, and how what is said of it begins.
+const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
+    ("plugin: []\n", 3, "the configuration has no field \"plugin\" (did you mean \"plugins\"?)"),
+    ("plugins: {}\n", 3, "plugins of the configuration must be a list, not a map"),
+    ("plugins:\n- queue-scorer\n", 4, "a plugin must be a map, not \"queue-scorer\""),
+    ("plugins:\n- name: a\n", 4, "a plugin needs a type (add `type: …`)"),
+    ("plugins:\n- tpye: queue-scorer\n", 4, "a plugin has no field \"tpye\" (did you mean \"type\"?)"),
+    ("plugins:\n- type: 12\n", 4, "type of a plugin must be a text, not 12 (put it in quotes)"),
+    ("plugins:\n- type: acme\n", 4, "there is no plugin type \"acme\" (no crate that is linked"),
+    (
+        "plugins:\n- type: approx-prefix-cache-producer\n",
+        4,
+        "plugin type approx-prefix-cache-producer is known, but not available in this version (approximate prefix matches come later;",
+    ),
+    ("plugins:\n- type: tokenizer\n", 4, "plugin type tokenizer is known, but not available"),
+    (
+        "plugins:\n- type: single-profile-handler\n- {type: single-profile-handler, name: b}\n",
+        5,
+        "there can be one single-profile-handler, and b is another",
+    ),
+    (
+        "plugins:\n- type: single-profile-handler\n  parameters: {a: 1}\n",
+        5,
+        "single-profile-handler has no field \"a\" (it takes no parameters;",
+    ),
+    (
+        "plugins:\n- type: prefix-cache-scorer\n  parameters:\n    prefixMatchInfoProducerName: approx-prefix-cache-producer\n",
+        6,
+        "plugin prefix-cache-scorer: approx-prefix-cache-producer is known, but not available",
+    ),
+    (
+        "plugins:\n- type: prefix-cache-scorer\n  parameters:\n    prefixMatchInfoProducerName: other\n",
+        6,
+        "plugin prefix-cache-scorer: there is no prefix producer called \"other\" (did you mean \"precise-prefix-cache-producer\"?)",
+    ),
+    (
+        "plugins:\n- type: precise-prefix-cache-producer\n  parameters:\n    kvEventsConfig:\n      zmqEndpoint: tcp://0.0.0.0:5557\n",
+        7,
+        "zmqEndpoint is not available yet: every engine is subscribed to",
+    ),
+    (
+        "plugins:\n- type: precise-prefix-cache-producer\n  parameters: {speculativeTTL: 2}\n",
+        5,
+        "speculativeTTL of precise-prefix-cache-producer must be a duration like 500ms or 1m30s, not 2",
+    ),
+    (
+        "plugins:\n- type: precise-prefix-cache-producer\n  parameters: {kvEventsConfig: {podDiscoveryConfig: {socketPort: 70000}}}\n",
+        5,
+        "socketPort of podDiscoveryConfig must be a whole number from 1 to 65535, not 70000",
+    ),
+    ("plugins:\n- type: token-producer\n", 4, "token-producer needs to know where the tokenizer is"),
+    (
+        "plugins:\n- type: token-producer\n  parameters: {vllm: {url: http://x}}\n",
+        5,
+        "asking vLLM for tokens is not available",
+    ),
+    (
+        "plugins:\n- type: metrics-data-source\n  parameters: {scheme: https}\n",
+        5,
+        "metrics over \"https\" are not available",
+    ),
+    (
+        "plugins:\n- type: queue-scorer\n  parameters: {unknownMetrics: no}\n",
+        5,
+        "no is a boolean to some readers of YAML and a text to others (write false, or put it in quotes)",
+    ),
+    (
+        "plugins:\n- type: max-score-picker\n  parameters: {maxNumOfEndpoints: 010}\n",
+        5,
+        "readers of YAML don't agree on the number \"010\"",
+    ),
+    (
+        "plugins:\n- type: max-score-picker\n- type: random-picker\n",
+        5,
+        "there are two pickers, max-score-picker and random-picker, and no scheduling profile",
+    ),
+    (
+        "plugins:\n- type: max-score-picker\n- type: random-picker\nschedulingProfiles:\n- name: a\n  plugins: [{pluginRef: max-score-picker}, {pluginRef: random-picker}]\n",
+        8,
+        "the profile has two pickers",
+    ),
+    ("schedulingProfiles:\n- plugins: []\n", 4, "a scheduling profile needs a name"),
+    ("schedulingProfiles:\n- name: a\n- name: b\n", 5, "there is more than one scheduling profile"),
+    (
+        "schedulingProfiles:\n- name: a\n  plugins:\n  - weight: 1\n",
+        6,
+        "a plugin of a profile needs a pluginRef",
+    ),
+    (
+        "plugins:\n- type: queue-scorer\nschedulingProfiles:\n- name: a\n  plugins: [{pluginRef: queue-scorer, weight: heavy}]\n",
+        7,
+        "weight of a plugin of a profile must be a number, not \"heavy\"",
+    ),
+    ("featureGates: [flowControl]\n", 3, "the feature gate flowControl is not available"),
+    (
+        "featureGates: [flowcontrol]\n",
+        3,
+        "there is no feature gate \"flowcontrol\" (did you mean \"flowControl\"?)",
+    ),
+    ("flowControl: {maxRequests: 5}\n", 3, "maxRequests of flowControl is not available"),
+    (
+        "flowControl: {saturationDetector: {pluginRef: concurrency-detector}}\n",
+        3,
+        "\"concurrency-detector\" is no saturation detector",
+    ),
+    (
+        "requestHandler: {parsers: [{pluginRef: anthropic-parser}]}\n",
+        3,
+        "\"anthropic-parser\" is no parser of this version",
+    ),
+    (
+        "dataLayer: {discovery: {endpoints: {pluginRef: file-discovery}}}\n",
+        3,
+        "discovery of dataLayer is known, but not available",
+    ),
+    ("dataLayer: {crossReplicaSyncInterval: 1s}\n", 3, "crossReplicaSyncInterval of dataLayer is known"),
+    (
+        "dataLayer: {sources: [{pluginRef: metrics-data-source}]}\n",
+        3,
+        "there is no plugin called \"metrics-data-source\" (add it to plugins",
+    ),
+    ("plugins: []\nplugins: []\n", 4, "\"plugins\" is given twice (it is also in line 3)"),
+    ("plugins: &a []\nschedulingProfiles: *a\n? [x]\n: y\n", 5, "a key must be a text"),
+    ("plugins: !custom []\n", 3, "the tag !custom means nothing here"),
+    ("---\n", 3, "a file has one configuration, and here begins a second document"),
+    ("plugins: [\n", 3, "this is not YAML: unclosed bracket"),
+];
+
+#[test]
+fn single_mistakes_are_placed_and_explained() {
+    for &(body, line, text) in SINGLE_MISTAKES {
+        let (got_line, got) = mistake(body);
+        assert!(got.starts_with(text), "{body}\n{got}");
+        assert_eq!(got_line, line, "{body}\n{got}");
+    }
+}
+
+#[test]
+fn the_envelope_is_checked() {
+    let of = |text: &str| mistakes(&check("f", text.as_bytes(), &known()).unwrap_err());
+    assert_eq!(
+        of(""),
+        [(1, "there is no configuration in it (begin with `kind: EndpointPickerConfig`)".to_owned())]
+    );
+    assert_eq!(of("# nothing\n").len(), 1);
+    assert_eq!(
+        of("- a\n"),
+        [
+            (1, "the configuration must be a map, not a list".to_owned()),
+            (1, "apiVersion is missing (add `apiVersion: llm-d.ai/v1`)".to_owned()),
+            (1, "kind is missing (add `kind: EndpointPickerConfig`)".to_owned()),
+        ]
+    );
+    let wrong = of("apiVersion: v1\nkind: InferencePool\n");
+    assert_eq!(wrong.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn types_of_third_parties_are_taken_if_they_are_linked() {
+    let text = "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\nplugins:\n- type: acme-scorer\n  parameters: {a: [1, {b: '2'}]}\n";
+    let known = KnownTypes::new([
+        ("acme-scorer", SchedulingKind::Scorer),
+        ("max-score-picker", SchedulingKind::Picker),
+    ]);
+    let config = check("f", text.as_bytes(), &known).unwrap();
+    assert_eq!(config.plugins[0].parameters, json!({"a": [1, {"b": "2"}]}));
+    let place = |path: &str| config.plugins[0].mistake(path, "").place.column;
+    assert_eq!((place("a"), place("a[0]"), place("a[1].b"), place("a[1].c")), (16, 20, 24, 23));
+}
+
+#[test]
+fn mistakes_found_later_are_placed_by_their_path() {
+    let config = checked("plugins:\n- type: queue-scorer\n  parameters:\n    unknownMetrics: as-peer\n");
+    let spec = &config.plugins[0];
+    let line = |path: &str| spec.mistake(path, "x").place.line;
+    assert_eq!((line("unknownMetrics"), line("unknownMetrics.a[0]"), line(""), line("other")), (6, 6, 6, 6));
+    let error = config.refuse(vec![spec.mistake("unknownMetrics", "doesn't fit")]);
+    assert!(error.to_string().starts_with("test.yaml:6:5: plugin queue-scorer: doesn't fit"), "{error}");
+}

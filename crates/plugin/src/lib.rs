@@ -1,0 +1,27 @@
+//! The contract between the endpoint picker and its plugins.
+//!
+//! A plugin is a [`Filter`], a [`Scorer`] or a [`Picker`]. It is written against this crate alone,
+//! registered by name in a [`Registry`], and built from its parameters in the configuration. On the
+//! request path it sees the [`InferenceRequest`] and a borrowed table of [`Candidates`]; it is
+//! synchronous, can't fail, and works on all rows of the table in one call.
+//!
+//! The signals in the table are the host's: metrics with their age ([`MetricsState`]), our own
+//! in-flight counts ([`InFlight`]), and prefix matches ([`PrefixMatch`]), of which there is one column per
+//! named producer that somebody asked for ([`BuildContext::prefix_match`]).
+
+mod build;
+mod candidates;
+mod contract;
+mod endpoint;
+mod parameters;
+mod registry;
+mod request;
+pub mod testing;
+
+pub use build::{BuildContext, BuildError, Needs, Plugin, PluginKind, Task};
+pub use candidates::{Candidates, CandidatesBuilder, ColumnMismatch, Pick, PrefixColumn};
+pub use contract::{Filter, Picker, Scorer};
+pub use endpoint::{Endpoint, EndpointId, EndpointMetrics, InFlight, MetricsState, PrefixMatch};
+pub use parameters::{NoParameters, Parameter};
+pub use registry::{DuplicateType, PluginType, Registry};
+pub use request::InferenceRequest;

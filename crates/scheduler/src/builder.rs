@@ -1,0 +1,140 @@
+//! From named plugins and references to them to a scheduler.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+use warmroute_plugin::{BuildContext, BuildError, Needs, Plugin, PluginKind, Registry, Task};
+
+use crate::{NamedFilter, NamedPicker, Profile, Scheduler, SchedulerError, WeightedScorer};
+
+/// Builds plugins from a [`Registry`] and puts them into profiles.
+#[derive(Debug)]
+pub struct SchedulerBuilder<'a> {
+    registry: &'a Registry,
+    plugins: HashMap<Arc<str>, Plugin>,
+    profiles: Vec<Profile>,
+    needs: Needs,
+}
+
+/// A scheduler, and the tasks that its plugins want to have run as long as it is in use.
+pub struct BuiltScheduler {
+    /// The scheduler.
+    pub scheduler: Scheduler,
+    /// The tasks, each with the name of its plugin.
+    pub tasks: Vec<(String, Task)>,
+}
+
+/// Why a profile can't be put together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProfileError {
+    /// Two plugins have one name.
+    #[error("there are two plugins called {name}")]
+    DuplicatePlugin {
+        /// The name.
+        name: String,
+    },
+    /// The profile refers to a plugin that wasn't added.
+    #[error("profile {profile} refers to {plugin}, and there is no such plugin")]
+    UnknownPlugin {
+        /// The profile.
+        profile: String,
+        /// What it refers to.
+        plugin: String,
+    },
+    /// The profile has more than one picker.
+    #[error("profile {profile} has two pickers: {first} and {second}")]
+    TwoPickers {
+        /// The profile.
+        profile: String,
+        /// The picker that comes first.
+        first: String,
+        /// The next one.
+        second: String,
+    },
+    /// The profile has no picker.
+    #[error("profile {profile} has no picker")]
+    NoPicker {
+        /// The profile.
+        profile: String,
+    },
+    /// The plugin is of a kind that has no place in a profile.
+    #[error("profile {profile} refers to {plugin}, a {kind}, which has no place in a profile")]
+    WrongKind {
+        /// The profile.
+        profile: String,
+        /// What it refers to.
+        plugin: String,
+        /// What that is.
+        kind: PluginKind,
+    },
+}
+
+impl<'a> SchedulerBuilder<'a> {
+    /// A builder that makes plugins of the types in `registry`.
+    pub fn new(registry: &'a Registry) -> Self {
+        Self { registry, plugins: HashMap::new(), profiles: Vec::new(), needs: Needs::default() }
+    }
+
+    /// Builds a plugin. Parameters are an object, or null for none.
+    ///
+    /// # Errors
+    ///
+    /// If the registry can't build it.
+    pub fn plugin(&mut self, name: &str, plugin_type: &str, parameters: Value) -> Result<(), BuildError> {
+        let mut context = BuildContext::new(name, &mut self.needs);
+        let plugin = self.registry.build(plugin_type, parameters, &mut context)?;
+        self.plugins.insert(name.into(), plugin);
+        Ok(())
+    }
+
+    /// Puts plugins into a profile, in this order, each with its weight. Weights of filters and pickers
+    /// mean nothing.
+    ///
+    /// # Errors
+    ///
+    /// If a plugin wasn't built, or there isn't exactly one picker.
+    pub fn profile<'p>(
+        &mut self,
+        name: &str,
+        plugins: impl IntoIterator<Item = (&'p str, f64)>,
+    ) -> Result<(), ProfileError> {
+        let (mut filters, mut scorers, mut picker) = (Vec::new(), Vec::new(), None::<NamedPicker>);
+        let profile = || name.to_owned();
+        for (plugin, weight) in plugins {
+            let unknown = || ProfileError::UnknownPlugin { profile: profile(), plugin: plugin.to_owned() };
+            let (name, built) = self.plugins.get_key_value(plugin).ok_or_else(unknown)?;
+            let name = Arc::clone(name);
+            match built.clone() {
+                Plugin::Filter(filter) => filters.push(NamedFilter { name, filter }),
+                Plugin::Scorer(scorer) => scorers.push(WeightedScorer { name, weight, scorer }),
+                Plugin::Picker(second) => match &picker {
+                    None => picker = Some(NamedPicker { name, picker: second }),
+                    Some(first) => {
+                        let (first, second) = (first.name.to_string(), name.to_string());
+                        return Err(ProfileError::TwoPickers { profile: profile(), first, second });
+                    }
+                },
+                other => {
+                    let (plugin, kind) = (name.to_string(), other.kind());
+                    return Err(ProfileError::WrongKind { profile: profile(), plugin, kind });
+                }
+            }
+        }
+        let picker = picker.ok_or_else(|| ProfileError::NoPicker { profile: profile() })?;
+        self.profiles.push(Profile { name: name.into(), filters, scorers, picker });
+        Ok(())
+    }
+
+    /// The scheduler.
+    ///
+    /// # Errors
+    ///
+    /// What [`Scheduler::try_new`] says.
+    pub fn build(mut self) -> Result<BuiltScheduler, SchedulerError> {
+        let tasks = self.needs.take_tasks();
+        let scheduler = Scheduler::try_new(self.profiles, self.needs.prefix_producers().to_vec())?;
+        Ok(BuiltScheduler { scheduler, tasks })
+    }
+}

@@ -1,0 +1,162 @@
+//! What a decision was and what it was based on.
+
+use std::sync::Arc;
+
+use warmroute_plugin::{Candidates, InferenceRequest, Pick};
+
+use crate::scratch::Run;
+use crate::{Profile, Scheduler};
+
+/// A decision: where a request goes, and everything that a receipt says about why.
+///
+/// It borrows the [`Scratch`](crate::Scratch) and the table that it was made from. Two numberings of rows
+/// occur: rows of the *table* that was given, and *kept* rows, those that the filters of a profile left.
+#[derive(Clone, Copy, Debug)]
+pub struct Decision<'a> {
+    pub(crate) scheduler: &'a Scheduler,
+    pub(crate) table: Candidates<'a>,
+    pub(crate) runs: &'a [Run],
+    pub(crate) primary: usize,
+}
+
+impl<'a> Decision<'a> {
+    /// What the profile said that decides where the request goes.
+    pub fn primary(&self) -> ProfileRun<'a> {
+        self.run(self.primary)
+    }
+
+    /// What every profile said that ran, in the order in which they ran.
+    pub fn profiles(&self) -> impl ExactSizeIterator<Item = ProfileRun<'a>> + use<'a> {
+        let decision = *self;
+        (0..self.runs.len()).map(move |index| decision.run(index))
+    }
+
+    /// The table that was given.
+    pub fn table(&self) -> &Candidates<'a> {
+        &self.table
+    }
+
+    /// The row of the table that the request goes to.
+    pub fn table_row(&self) -> usize {
+        self.table_rows().next().unwrap_or(0)
+    }
+
+    /// The rows of the table that were picked: the endpoint, then fallbacks.
+    pub fn table_rows(&self) -> impl ExactSizeIterator<Item = usize> + use<'a> {
+        let run = self.primary().run;
+        run.order.iter().map(|&row| run.rows[row as usize] as usize)
+    }
+
+    /// Tells the scorers of every profile that ran. To be called once, when the request's charge is
+    /// taken and it will really be sent.
+    pub fn report_picked(&self, request: &InferenceRequest) {
+        for run in self.profiles() {
+            let Some(pick) = run.pick() else { continue };
+            for scorer in &run.profile.scorers {
+                scorer.scorer.picked(request, &pick);
+            }
+        }
+    }
+
+    fn run(&self, index: usize) -> ProfileRun<'a> {
+        ProfileRun { profile: &self.scheduler.profiles()[index], table: self.table, run: &self.runs[index] }
+    }
+}
+
+/// What one profile said about one request.
+#[derive(Clone, Copy, Debug)]
+pub struct ProfileRun<'a> {
+    profile: &'a Profile,
+    table: Candidates<'a>,
+    run: &'a Run,
+}
+
+impl<'a> ProfileRun<'a> {
+    /// The profile's name.
+    pub fn name(&self) -> &'a Arc<str> {
+        &self.profile.name
+    }
+
+    /// The name of the picker.
+    pub fn picker(&self) -> &'a Arc<str> {
+        &self.profile.picker.name
+    }
+
+    /// The rows of the table that the filters kept. A kept row is a number into this slice.
+    pub fn kept(&self) -> &'a [u32] {
+        &self.run.rows
+    }
+
+    /// The kept rows with their signals, as the scorers saw them.
+    pub fn candidates(&self) -> Candidates<'a> {
+        self.run.candidates(&self.table)
+    }
+
+    /// The rows of the table that were taken out, each with the name of the filter.
+    pub fn filtered(&self) -> impl Iterator<Item = (usize, &'a Arc<str>)> + use<'a> {
+        let filters = &self.profile.filters;
+        let removed_by = self.run.removed_by.iter().enumerate();
+        removed_by.filter_map(move |(row, filter)| Some((row, &filters[(*filter)? as usize].name)))
+    }
+
+    /// The scorers in their order, with what they said of every kept row.
+    pub fn scorers(&self) -> impl ExactSizeIterator<Item = ScorerScores<'a>> + use<'a> {
+        let run = self.run;
+        let kept = run.rows.len();
+        self.profile.scorers.iter().enumerate().map(move |(index, scorer)| ScorerScores {
+            name: &scorer.name,
+            weight: scorer.weight,
+            scores: &run.scores[index * kept..(index + 1) * kept],
+            not_a_number: run.not_a_number[index],
+        })
+    }
+
+    /// Per kept row: the sum of the weighted scores.
+    pub fn totals(&self) -> &'a [f64] {
+        &self.run.totals
+    }
+
+    /// The picked kept rows, best first: the endpoint, then fallbacks.
+    pub fn order(&self) -> &'a [u32] {
+        &self.run.order
+    }
+
+    /// The best kept row that isn't where the request goes: the first one by total. `None` if only one
+    /// row was kept.
+    pub fn runner_up(&self) -> Option<usize> {
+        let first = *self.run.order.first()? as usize;
+        let others = (0..self.run.totals.len()).rev().filter(|&row| row != first);
+        others.max_by(|&a, &b| self.run.totals[a].total_cmp(&self.run.totals[b]))
+    }
+
+    /// How many of the picker's rows were passed over, since they don't exist or came twice. Not 0 is a
+    /// mistake of the picker.
+    pub fn invalid_picks(&self) -> u32 {
+        self.run.invalid_picks
+    }
+
+    /// The pick as scorers learn it.
+    pub fn pick(&self) -> Option<Pick<'a>> {
+        Pick::try_new(&self.profile.name, self.candidates(), &self.run.order)
+    }
+}
+
+/// What one scorer said of every kept row.
+#[derive(Clone, Copy, Debug)]
+pub struct ScorerScores<'a> {
+    /// The scorer's name.
+    pub name: &'a Arc<str>,
+    /// Its weight in the profile.
+    pub weight: f64,
+    /// Its score per kept row, clamped to 0 to 1.
+    pub scores: &'a [f64],
+    /// For how many rows it said NaN, which counts as 0. Not 0 is a mistake of the scorer.
+    pub not_a_number: u32,
+}
+
+impl ScorerScores<'_> {
+    /// What the scorer adds to the total of a kept row.
+    pub fn weighted(&self, kept_row: usize) -> f64 {
+        self.scores[kept_row] * self.weight
+    }
+}

@@ -1,0 +1,188 @@
+//! The memory that decisions are made in.
+
+use warmroute_plugin::{Candidates, ColumnMismatch, InFlight, InferenceRequest, MetricsState, PrefixMatch};
+
+use crate::Profile;
+
+/// The memory that decisions are made in, reused from one to the next: once it has grown to the size of
+/// the pool, a decision allocates nothing.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub(crate) runs: Vec<Run>,
+}
+
+impl Scratch {
+    /// Empty memory, which grows with the first decisions.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn run(&mut self, index: usize) -> &mut Run {
+        if self.runs.len() <= index {
+            self.runs.resize_with(index + 1, Run::default);
+        }
+        &mut self.runs[index]
+    }
+}
+
+/// What one profile did with one request. A kept row is a number into `rows`.
+#[derive(Debug, Default)]
+pub(crate) struct Run {
+    /// The table's rows that all filters kept.
+    pub(crate) rows: Vec<u32>,
+    /// Per row of the table: the number of the filter that took it out.
+    pub(crate) removed_by: Vec<Option<u32>>,
+    /// Whether a filter took a row out, so that the columns below are in use.
+    compacted: bool,
+    metrics: Vec<MetricsState>,
+    in_flight: Vec<InFlight>,
+    prefix_matches: Vec<PrefixMatch>,
+    keep: Vec<bool>,
+    /// One scorer after the other: its score of every kept row, clamped.
+    pub(crate) scores: Vec<f64>,
+    /// Per scorer: rows for which it said NaN.
+    pub(crate) not_a_number: Vec<u32>,
+    /// Per kept row: the weighted sum.
+    pub(crate) totals: Vec<f64>,
+    /// The picked rows, best first.
+    pub(crate) order: Vec<u32>,
+    /// Rows that the picker named twice or that don't exist.
+    pub(crate) invalid_picks: u32,
+}
+
+/// Why a run ended early.
+pub(crate) enum RunError {
+    FilteredOut { filter: usize },
+    NoPick,
+}
+
+impl Run {
+    /// The kept rows as plugins see them.
+    pub(crate) fn candidates<'a>(&'a self, table: &Candidates<'a>) -> Candidates<'a> {
+        if !self.compacted {
+            return *table;
+        }
+        compacted(table, &self.rows, &self.metrics, &self.in_flight, &self.prefix_matches).unwrap_or(*table)
+    }
+
+    pub(crate) fn decide(
+        &mut self,
+        profile: &Profile,
+        request: &InferenceRequest,
+        table: &Candidates<'_>,
+    ) -> Result<(), RunError> {
+        self.filter(profile, request, table)?;
+        self.score(profile, request, table);
+        self.pick(profile, request, table)
+    }
+
+    fn filter(
+        &mut self,
+        profile: &Profile,
+        request: &InferenceRequest,
+        table: &Candidates<'_>,
+    ) -> Result<(), RunError> {
+        self.compacted = false;
+        self.rows.clear();
+        self.rows.extend((0u32..).take(table.len()));
+        self.removed_by.clear();
+        self.removed_by.resize(table.len(), None);
+        for (index, filter) in profile.filters.iter().enumerate() {
+            let mut keep = std::mem::take(&mut self.keep);
+            keep.clear();
+            keep.resize(self.rows.len(), true);
+            filter.filter.filter(request, &self.candidates(table), &mut keep);
+            if keep.contains(&false) {
+                self.compact(table, &keep, index as u32);
+            }
+            self.keep = keep;
+            if self.rows.is_empty() {
+                return Err(RunError::FilteredOut { filter: index });
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the rows that a filter doesn't keep, and copies the columns of the others.
+    fn compact(&mut self, table: &Candidates<'_>, keep: &[bool], filter: u32) {
+        let Self { rows, removed_by, .. } = self;
+        let mut verdicts = keep.iter();
+        rows.retain(|&row| {
+            let kept = verdicts.next().copied().unwrap_or(true);
+            if !kept {
+                removed_by[row as usize] = Some(filter);
+            }
+            kept
+        });
+        self.compacted = true;
+        let rows = self.rows.iter().map(|&row| row as usize);
+        self.metrics.clear();
+        self.metrics.extend(rows.clone().map(|row| table.metrics()[row]));
+        self.in_flight.clear();
+        self.in_flight.extend(rows.clone().map(|row| table.in_flight()[row]));
+        self.prefix_matches.clear();
+        for column in 0..table.prefix_columns() {
+            let column = table.prefix_column(column);
+            self.prefix_matches.extend(rows.clone().map(|row| column[row]));
+        }
+    }
+
+    fn score(&mut self, profile: &Profile, request: &InferenceRequest, table: &Candidates<'_>) {
+        let kept = self.rows.len();
+        let mut scores = std::mem::take(&mut self.scores);
+        let mut totals = std::mem::take(&mut self.totals);
+        let mut not_a_number = std::mem::take(&mut self.not_a_number);
+        scores.clear();
+        scores.resize(kept * profile.scorers.len(), 0.0);
+        totals.clear();
+        totals.resize(kept, 0.0);
+        not_a_number.clear();
+        let candidates = self.candidates(table);
+        for (scorer, scores) in profile.scorers.iter().zip(scores.chunks_exact_mut(kept)) {
+            scorer.scorer.score(request, &candidates, scores);
+            let mut strange = 0;
+            for (score, total) in scores.iter_mut().zip(&mut totals) {
+                if score.is_nan() {
+                    strange += 1;
+                    *score = 0.0;
+                }
+                *score = score.clamp(0.0, 1.0);
+                *total += *score * scorer.weight;
+            }
+            not_a_number.push(strange);
+        }
+        self.scores = scores;
+        self.totals = totals;
+        self.not_a_number = not_a_number;
+    }
+
+    fn pick(
+        &mut self,
+        profile: &Profile,
+        request: &InferenceRequest,
+        table: &Candidates<'_>,
+    ) -> Result<(), RunError> {
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        profile.picker.picker.pick(request, &self.candidates(table), &self.totals, &mut order);
+        let named = order.len();
+        // The mask of the filters is free now; here it says which rows are still to be named.
+        self.keep.clear();
+        self.keep.resize(self.rows.len(), true);
+        let free = &mut self.keep;
+        order.retain(|&row| free.get_mut(row as usize).is_some_and(std::mem::take));
+        self.invalid_picks = (named - order.len()) as u32;
+        self.order = order;
+        if self.order.is_empty() { Err(RunError::NoPick) } else { Ok(()) }
+    }
+}
+
+fn compacted<'a>(
+    table: &Candidates<'a>,
+    rows: &'a [u32],
+    metrics: &'a [MetricsState],
+    in_flight: &'a [InFlight],
+    prefix_matches: &'a [PrefixMatch],
+) -> Result<Candidates<'a>, ColumnMismatch> {
+    table.select(rows).metrics(metrics).in_flight(in_flight).prefix_matches(prefix_matches).build()
+}
