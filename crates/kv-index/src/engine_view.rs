@@ -1,0 +1,345 @@
+use std::ops::AddAssign;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use warmroute_kv_events::{BlocksRemoved, BlocksStored, EngineHash, EventBatch, ExtraKey, KvEvent, SpecKind};
+
+use crate::block_keys::{Adapter, KeyChain, chain_seed};
+use crate::{BlockKey, EngineSlot, KvIndex};
+
+/// What became of the events of a batch (or of several, by `+=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// Blocks that are new to the engine.
+    pub stored_blocks: u64,
+    /// Further copies of blocks that the engine holds already.
+    pub stored_copies: u64,
+    /// Blocks that are gone.
+    pub removed_blocks: u64,
+    /// Copies that are gone of blocks that are still there.
+    pub removed_copies: u64,
+    /// Times that the whole cache was reset.
+    pub cleared: u64,
+    /// Removed blocks that weren't known: left out when they were stored, or announced before we listened.
+    pub unknown_removed_blocks: u64,
+    /// Stores left out because the block before theirs isn't known.
+    pub unknown_parents: u64,
+    /// Stores left out because hashes and tokens don't line up, one block per hash.
+    pub uneven_stores: u64,
+    /// Stores left out because they carry no tokens.
+    pub stores_without_tokens: u64,
+    /// Stores left out because their block size isn't that of the engine's other blocks.
+    pub other_block_sizes: u64,
+    /// Events left out because the blocks aren't in GPU memory.
+    pub other_media: u64,
+    /// Events left out because the engine has a kind of attention, or several groups, for which held blocks don't say
+    /// what is reusable.
+    pub unsupported_groups: u64,
+    /// Blocks left out because the index is full.
+    pub refused_blocks: u64,
+    /// Copies announced with other tokens (or LoRA, salt, media) than the first time.
+    pub key_conflicts: u64,
+    /// Events that couldn't be decoded.
+    pub malformed: u64,
+}
+
+impl AddAssign for Applied {
+    fn add_assign(&mut self, other: Self) {
+        self.stored_blocks += other.stored_blocks;
+        self.stored_copies += other.stored_copies;
+        self.removed_blocks += other.removed_blocks;
+        self.removed_copies += other.removed_copies;
+        self.cleared += other.cleared;
+        self.unknown_removed_blocks += other.unknown_removed_blocks;
+        self.unknown_parents += other.unknown_parents;
+        self.uneven_stores += other.uneven_stores;
+        self.stores_without_tokens += other.stores_without_tokens;
+        self.other_block_sizes += other.other_block_sizes;
+        self.other_media += other.other_media;
+        self.unsupported_groups += other.unsupported_groups;
+        self.refused_blocks += other.refused_blocks;
+        self.key_conflicts += other.key_conflicts;
+        self.malformed += other.malformed;
+    }
+}
+
+/// The write side of one engine: what it holds by its own hashes. Owned by whoever reads its events, without a lock.
+/// Dropping it removes the engine from the index: at once for readers, and every trace before the slot is used again.
+pub struct EngineView {
+    index: Arc<KvIndex>,
+    slot: EngineSlot,
+    blocks: HashMap<EngineHash, Held>,
+    /// Keys that several engine hashes stand for, with how many there are beyond the first: an engine may hash in
+    /// more than decides the content.
+    shared_keys: HashMap<BlockKey, u32>,
+    /// 0 until known.
+    block_size_tokens: u32,
+    groups: Groups,
+}
+
+struct Held {
+    key: BlockKey,
+    copies: u32,
+}
+
+/// Which KV cache groups the engine has announced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Groups {
+    None,
+    /// One, whose blocks must all be there for a prefix to be reusable. Early versions don't number it.
+    One(Option<u32>),
+    /// More, or of another kind: what is held then doesn't tell what is reusable, so nothing is claimed.
+    Unsupported,
+}
+
+impl EngineView {
+    pub(crate) fn new(index: Arc<KvIndex>, slot: EngineSlot) -> Self {
+        Self {
+            index,
+            slot,
+            blocks: HashMap::new(),
+            shared_keys: HashMap::new(),
+            block_size_tokens: 0,
+            groups: Groups::None,
+        }
+    }
+
+    /// The engine's place in the index, by which to look it up.
+    pub fn slot(&self) -> EngineSlot {
+        self.slot
+    }
+
+    /// How many blocks the engine is known to hold, by its own hashes, copies not counted.
+    pub fn held_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Whether the engine announced groups for which nothing is claimed (sliding windows, Mamba, several groups).
+    pub fn is_unsupported(&self) -> bool {
+        self.groups == Groups::Unsupported
+    }
+
+    /// Applies the events of one batch, in order.
+    pub fn apply(&mut self, batch: &EventBatch) -> Applied {
+        let mut applied = Applied { malformed: u64::from(batch.skipped.count), ..Applied::default() };
+        // Before the first of them counts: an engine's groups announce themselves in one batch.
+        for event in &batch.events {
+            if let KvEvent::Stored(stored) = event {
+                self.note_group(stored);
+            }
+        }
+        for event in &batch.events {
+            match event {
+                KvEvent::Stored(stored) => self.store(stored, &mut applied),
+                KvEvent::Removed(removed) => self.remove(removed, &mut applied),
+                KvEvent::Cleared => {
+                    self.clear();
+                    applied.cleared += 1;
+                }
+            }
+        }
+        applied
+    }
+
+    /// Forgets everything the engine holds, at once for readers. What is expected of it stays: a reset is announced
+    /// with the first request after it, so expected blocks are of requests that come after the reset.
+    pub fn clear(&mut self) {
+        if !self.blocks.is_empty() {
+            self.index.slots.hide(self.slot);
+            self.purge();
+            self.index.slots.show(self.slot);
+        }
+        self.block_size_tokens = 0;
+    }
+
+    fn purge(&mut self) {
+        for held in self.blocks.values() {
+            self.index.release(held.key, self.slot);
+        }
+        self.index.free_entries(self.blocks.len());
+        // An engine refills its cache, so the memory is kept for it.
+        self.blocks.clear();
+        self.shared_keys.clear();
+    }
+
+    fn note_group(&mut self, stored: &BlocksStored) {
+        if !stored.medium.is_gpu() || self.groups == Groups::Unsupported {
+            return;
+        }
+        let is_full = stored.spec_kind.as_ref().is_none_or(SpecKind::is_full_attention);
+        self.groups = match self.groups {
+            Groups::None if is_full => Groups::One(stored.group),
+            Groups::One(group) if is_full && group == stored.group => return,
+            _ => Groups::Unsupported,
+        };
+        if self.is_unsupported() {
+            self.clear();
+        }
+    }
+
+    fn store(&mut self, stored: &BlocksStored, applied: &mut Applied) {
+        if !stored.medium.is_gpu() {
+            applied.other_media += 1;
+        } else if self.is_unsupported() {
+            applied.unsupported_groups += 1;
+        } else if stored.token_ids.is_empty() || stored.block_size_tokens == 0 {
+            applied.stores_without_tokens += 1;
+        } else if Some(stored.token_ids.len())
+            != stored.hashes.len().checked_mul(stored.block_size_tokens as usize)
+        {
+            applied.uneven_stores += 1;
+        } else if self.block_size_tokens != 0 && self.block_size_tokens != stored.block_size_tokens {
+            applied.other_block_sizes += 1;
+        } else if let Some(start) = self.chain_start(stored) {
+            self.store_chain(stored, &start, applied);
+        } else {
+            applied.unknown_parents += 1;
+        }
+    }
+
+    fn store_chain(&mut self, stored: &BlocksStored, start: &ChainStart, applied: &mut Applied) {
+        if self.block_size_tokens == 0 {
+            self.block_size_tokens = stored.block_size_tokens;
+            self.index.slots.set_block_size(self.slot, stored.block_size_tokens);
+        }
+        let mut chain = KeyChain::after(start.parent);
+        let blocks = stored.token_ids.chunks_exact(stored.block_size_tokens as usize);
+        for (position, (hash, tokens)) in stored.hashes.iter().zip(blocks).enumerate() {
+            let salt_position = start.salt_position.filter(|_| position == 0);
+            let key = chain.next_block(tokens, block_extras(stored, position, salt_position));
+            self.store_block(*hash, key, applied);
+        }
+    }
+
+    fn store_block(&mut self, hash: EngineHash, key: BlockKey, applied: &mut Applied) {
+        match self.blocks.entry(hash) {
+            Entry::Occupied(mut held) => {
+                let held = held.get_mut();
+                held.copies = held.copies.saturating_add(1);
+                applied.stored_copies += 1;
+                applied.key_conflicts += u64::from(held.key != key);
+            }
+            Entry::Vacant(place) => {
+                if !self.index.reserve_entry() {
+                    applied.refused_blocks += 1;
+                    return;
+                }
+                place.insert(Held { key, copies: 1 });
+                if !self.index.hold(key, self.slot) {
+                    *self.shared_keys.entry(key).or_insert(0) += 1;
+                }
+                applied.stored_blocks += 1;
+            }
+        }
+    }
+
+    fn remove(&mut self, removed: &BlocksRemoved, applied: &mut Applied) {
+        if !removed.medium.is_gpu() {
+            applied.other_media += 1;
+            return;
+        }
+        if self.groups != Groups::One(removed.group) && self.groups != Groups::None {
+            applied.unsupported_groups += 1;
+            return;
+        }
+        for hash in &removed.hashes {
+            self.remove_block(*hash, applied);
+        }
+    }
+
+    fn remove_block(&mut self, hash: EngineHash, applied: &mut Applied) {
+        let Entry::Occupied(mut held) = self.blocks.entry(hash) else {
+            applied.unknown_removed_blocks += 1;
+            return;
+        };
+        if held.get().copies > 1 {
+            held.get_mut().copies -= 1;
+            applied.removed_copies += 1;
+            return;
+        }
+        let key = held.remove().key;
+        self.index.free_entries(1);
+        applied.removed_blocks += 1;
+        if let Entry::Occupied(mut others) = self.shared_keys.entry(key) {
+            *others.get_mut() -= 1;
+            if *others.get() == 0 {
+                others.remove();
+            }
+        } else {
+            self.index.release(key, self.slot);
+        }
+    }
+
+    /// What the first block's key goes on from; `None` if the parent isn't known.
+    fn chain_start(&self, stored: &BlocksStored) -> Option<ChainStart> {
+        if let Some(parent) = stored.parent {
+            if let Some(held) = self.blocks.get(&parent) {
+                return Some(ChainStart { parent: held.key, salt_position: None });
+            }
+            // Some emitters write 0 for none.
+            if parent != EngineHash::from_u64(0) {
+                return None;
+            }
+        }
+        let adapter = match (&stored.lora_name, stored.lora_id) {
+            (Some(name), _) => Adapter::Name(name),
+            (None, Some(number)) => Adapter::Number(number),
+            (None, None) => Adapter::None,
+        };
+        let salt = salt_in_extras(stored);
+        let cache_salt = stored.cache_salt.as_deref().or(salt.map(|(_, text)| text));
+        let parent = chain_seed(stored.block_size_tokens, adapter, cache_salt);
+        Some(ChainStart { parent, salt_position: salt.map(|(position, _)| position) })
+    }
+}
+
+impl Drop for EngineView {
+    fn drop(&mut self) {
+        self.index.slots.retire(self.slot);
+        self.purge();
+        self.index.slots.give_back(self.slot);
+    }
+}
+
+struct ChainStart {
+    parent: BlockKey,
+    /// Where among the first block's extra keys the cache salt is, which the seed holds already.
+    salt_position: Option<usize>,
+}
+
+fn extras_of(stored: &BlocksStored, block: usize) -> &[ExtraKey] {
+    stored.extra_keys.get(block).and_then(Option::as_deref).unwrap_or_default()
+}
+
+/// Where among a block's extra keys the LoRA name is, which comes as a bare string on every block.
+fn adapter_position(stored: &BlocksStored, extras: &[ExtraKey]) -> Option<usize> {
+    let name = stored.lora_name.as_deref()?;
+    extras.iter().position(|extra| matches!(extra, ExtraKey::Text(text) if **text == *name))
+}
+
+/// The cache salt of a sequence: the last bare string of its first block that isn't the LoRA name. (An image's
+/// identifier is one too in vLLM 0.17 and 0.18; taken for a salt it still keeps the block apart from all text.)
+fn salt_in_extras(stored: &BlocksStored) -> Option<(usize, &str)> {
+    let extras = extras_of(stored, 0);
+    let adapter = adapter_position(stored, extras);
+    extras.iter().enumerate().rev().find_map(|(position, extra)| match extra {
+        ExtraKey::Text(text) if Some(position) != adapter => Some((position, &**text)),
+        _ => None,
+    })
+}
+
+/// The extra keys of a block without those that the chain's seed holds.
+fn block_extras(
+    stored: &BlocksStored,
+    block: usize,
+    salt_position: Option<usize>,
+) -> impl Iterator<Item = &ExtraKey> {
+    let extras = extras_of(stored, block);
+    let adapter = adapter_position(stored, extras);
+    extras
+        .iter()
+        .enumerate()
+        .filter(move |(position, _)| Some(*position) != adapter && Some(*position) != salt_position)
+        .map(|(_, extra)| extra)
+}

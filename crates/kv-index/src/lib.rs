@@ -1,0 +1,26 @@
+//! Block keys and the concurrent prefix index.
+//!
+//! The index knows, for every engine, which KV blocks it announced and has not withdrawn. Blocks go by our own
+//! [`BlockKey`], a hash chain over token ids and whatever else decides a block's content, so that it matters neither
+//! how an engine hashes nor with which seed. Engines' own hashes are opaque names that each [`EngineView`] maps to
+//! our keys.
+//!
+//! - The write side: one [`EngineView`] per engine, owned by whoever reads that engine's events.
+//! - The read side: [`block_keys`] of a prompt, then [`KvIndex::lookup`] for all engines at once.
+//! - Between pick and event: [`KvIndex::expect`].
+
+mod block_keys;
+mod engine_view;
+mod expectation;
+mod holders;
+mod kv_index;
+mod lookup;
+mod slots;
+pub mod vllm_hash;
+
+pub use block_keys::{BlockKey, KeyExtras, block_keys, predicted_cached_tokens};
+pub use engine_view::{Applied, EngineView};
+pub use expectation::Expectation;
+pub use kv_index::{IndexError, IndexLimits, IndexStats, KvIndex};
+pub use lookup::{LookupScratch, Match};
+pub use slots::EngineSlot;

@@ -1,0 +1,318 @@
+//! What single events do to the index: identity (LoRA, salt, media), copies, groups, media, limits.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+use warmroute_kv_events::{
+    BlocksRemoved, BlocksStored, EngineHash, EventBatch, ExtraKey, KvEvent, Medium, SkippedEvents, SpecKind,
+};
+use warmroute_kv_index::{
+    Applied, EngineSlot, EngineView, IndexError, IndexLimits, KeyExtras, KvIndex, LookupScratch, Match,
+    block_keys,
+};
+
+fn stored(hashes: &[u64], parent: Option<u64>, token_ids: &[u32]) -> BlocksStored {
+    BlocksStored {
+        hashes: hashes.iter().map(|hash| EngineHash::from_u64(*hash)).collect(),
+        parent: parent.map(EngineHash::from_u64),
+        token_ids: token_ids.to_vec(),
+        block_size_tokens: 2,
+        lora_name: None,
+        lora_id: None,
+        medium: Medium::Gpu,
+        group: Some(0),
+        spec_kind: Some(SpecKind::FullAttention),
+        sliding_window_tokens: None,
+        extra_keys: Vec::new(),
+        cache_salt: None,
+    }
+}
+
+fn removed(hashes: &[u64]) -> BlocksRemoved {
+    BlocksRemoved {
+        hashes: hashes.iter().map(|hash| EngineHash::from_u64(*hash)).collect(),
+        medium: Medium::Gpu,
+        group: Some(0),
+    }
+}
+
+fn apply(view: &mut EngineView, events: Vec<KvEvent>) -> Applied {
+    view.apply(&EventBatch { ts: 0.0, events, data_parallel_rank: None, skipped: SkippedEvents::default() })
+}
+
+fn store(view: &mut EngineView, event: BlocksStored) -> Applied {
+    apply(view, vec![KvEvent::Stored(event)])
+}
+
+fn remove(view: &mut EngineView, event: BlocksRemoved) -> Applied {
+    apply(view, vec![KvEvent::Removed(event)])
+}
+
+fn known(index: &KvIndex, slot: EngineSlot, tokens: &[u32], extras: KeyExtras<'_>) -> u32 {
+    known_of_size(index, slot, tokens, 2, extras)
+}
+
+fn known_of_size(index: &KvIndex, slot: EngineSlot, tokens: &[u32], size: u32, extras: KeyExtras<'_>) -> u32 {
+    let (mut keys, mut matches) = (Vec::new(), [Match::default()]);
+    block_keys(tokens, size, &extras, &mut keys);
+    index.lookup(&keys, &[slot], &mut LookupScratch::default(), &mut matches);
+    matches[0].known_blocks
+}
+
+const PLAIN: KeyExtras<'static> = KeyExtras { lora: None, cache_salt: None };
+
+fn text(text: &str) -> ExtraKey {
+    ExtraKey::Text(text.into())
+}
+
+#[test]
+fn blocks_chain_over_events() {
+    let index = KvIndex::new(IndexLimits::default());
+    let mut view = index.add_engine().unwrap();
+    assert_eq!((index.block_size(view.slot()), index.block_sizes().len()), (None, 0));
+    assert_eq!(store(&mut view, stored(&[1, 2], None, &[1, 2, 3, 4])).stored_blocks, 2);
+    store(&mut view, stored(&[3], Some(2), &[5, 6]));
+    assert_eq!(known(&index, view.slot(), &[1, 2, 3, 4, 5, 6, 7], PLAIN), 3);
+    assert_eq!(known(&index, view.slot(), &[1, 2, 9, 9, 5, 6], PLAIN), 1);
+    assert_eq!(index.block_size(view.slot()), Some(2));
+    assert_eq!(index.block_sizes().into_iter().collect::<Vec<_>>(), [2]);
+    // Without its middle block the rest isn't usable, and comes back with it.
+    assert_eq!(remove(&mut view, removed(&[2])).removed_blocks, 1);
+    assert_eq!(known(&index, view.slot(), &[1, 2, 3, 4, 5, 6], PLAIN), 1);
+    store(&mut view, stored(&[2], Some(1), &[3, 4]));
+    assert_eq!(known(&index, view.slot(), &[1, 2, 3, 4, 5, 6], PLAIN), 3);
+    // Some emitters write parent 0 for none.
+    store(&mut view, stored(&[8], Some(0), &[7, 7]));
+    assert_eq!(known(&index, view.slot(), &[7, 7], PLAIN), 1);
+}
+
+#[test]
+fn a_block_is_held_until_its_last_copy_is_gone() {
+    let index = KvIndex::new(IndexLimits::default());
+    let mut view = index.add_engine().unwrap();
+    let total = {
+        let mut total = store(&mut view, stored(&[1], None, &[1, 2]));
+        total += store(&mut view, stored(&[1], None, &[1, 2]));
+        total += remove(&mut view, removed(&[1]));
+        total
+    };
+    assert_eq!((total.stored_blocks, total.stored_copies, total.removed_copies), (1, 1, 1));
+    assert_eq!(known(&index, view.slot(), &[1, 2], PLAIN), 1);
+    assert_eq!(remove(&mut view, removed(&[1])).removed_blocks, 1);
+    assert_eq!(known(&index, view.slot(), &[1, 2], PLAIN), 0);
+    assert_eq!(remove(&mut view, removed(&[1])).unknown_removed_blocks, 1);
+    assert_eq!(index.stats().keys, 0);
+}
+
+#[test]
+fn a_key_is_held_while_any_of_its_engine_hashes_is() {
+    let index = KvIndex::new(IndexLimits::default());
+    let mut view = index.add_engine().unwrap();
+    for hash in [1, 2, 3] {
+        store(&mut view, stored(&[hash], None, &[1, 2]));
+    }
+    for hash in [2, 1] {
+        remove(&mut view, removed(&[hash]));
+        assert_eq!(known(&index, view.slot(), &[1, 2], PLAIN), 1);
+    }
+    remove(&mut view, removed(&[3]));
+    assert_eq!(known(&index, view.slot(), &[1, 2], PLAIN), 0);
+}
+
+#[test]
+fn what_cannot_be_placed_is_left_out_and_counted() {
+    let index = KvIndex::new(IndexLimits::default());
+    let mut view = index.add_engine().unwrap();
+    assert_eq!(store(&mut view, stored(&[2], Some(1), &[1, 2])).unknown_parents, 1);
+    // Two hashes for three blocks of tokens, and none at all.
+    assert_eq!(store(&mut view, stored(&[1, 2], None, &[1, 2, 3, 4, 5, 6])).uneven_stores, 1);
+    assert_eq!(store(&mut view, stored(&[], None, &[1, 2])).uneven_stores, 1);
+    let placeholder = BlocksStored { block_size_tokens: 0, ..stored(&[9], None, &[]) };
+    assert_eq!(store(&mut view, placeholder).stores_without_tokens, 1);
+    for medium in [Medium::Cpu, Medium::Storage, Medium::Other("EXTERNAL".into())] {
+        let elsewhere = BlocksStored { medium: medium.clone(), ..stored(&[1], None, &[1, 2]) };
+        assert_eq!(store(&mut view, elsewhere).other_media, 1);
+    }
+    assert_eq!((view.held_blocks(), index.stats().keys), (0, 0));
+    store(&mut view, stored(&[1], None, &[1, 2]));
+    assert_eq!(remove(&mut view, BlocksRemoved { medium: Medium::Cpu, ..removed(&[1]) }).other_media, 1);
+    let other_size = BlocksStored { block_size_tokens: 4, ..stored(&[7], None, &[1, 2, 3, 4]) };
+    assert_eq!(store(&mut view, other_size.clone()).other_block_sizes, 1);
+    assert_eq!(known(&index, view.slot(), &[1, 2], PLAIN), 1);
+    // After a reset the engine may have another block size.
+    let applied = apply(&mut view, vec![KvEvent::Cleared, KvEvent::Stored(other_size)]);
+    assert_eq!((applied.cleared, applied.stored_blocks), (1, 1));
+    assert_eq!(known_of_size(&index, view.slot(), &[1, 2, 3, 4], 4, PLAIN), 1);
+    assert_eq!(known(&index, view.slot(), &[1, 2], PLAIN), 0);
+    let skipped = SkippedEvents { count: 3, reasons: Vec::new() };
+    let batch = EventBatch { ts: 0.0, events: Vec::new(), data_parallel_rank: None, skipped };
+    assert_eq!(view.apply(&batch), Applied { malformed: 3, ..Applied::default() });
+}
+
+#[test]
+fn lora_and_salt_are_part_of_the_prompt() {
+    let index = KvIndex::new(IndexLimits::default());
+    let tokens = [1, 2, 3, 4];
+    let all = [
+        KeyExtras { lora: None, cache_salt: None },
+        KeyExtras { lora: Some("ada"), cache_salt: None },
+        KeyExtras { lora: Some("ada"), cache_salt: Some("tenant") },
+        KeyExtras { lora: Some("ada"), cache_salt: Some("ada") },
+        KeyExtras { lora: None, cache_salt: Some("tenant") },
+        KeyExtras { lora: None, cache_salt: Some("ada") },
+    ];
+    for extras in all {
+        // As vLLM announces it: the adapter on every block, the salt on the first.
+        let adapter = extras.lora.map(text);
+        let keys = |salt: Option<&str>| {
+            let keys: Vec<ExtraKey> = adapter.clone().into_iter().chain(salt.map(text)).collect();
+            (!keys.is_empty()).then_some(keys)
+        };
+        let mut view = index.add_engine().unwrap();
+        let lora_name = extras.lora.map(Into::into);
+        let first = BlocksStored {
+            lora_name: lora_name.clone(),
+            extra_keys: vec![keys(extras.cache_salt)],
+            ..stored(&[1], None, &tokens[..2])
+        };
+        let second =
+            BlocksStored { lora_name, extra_keys: vec![keys(None)], ..stored(&[2], Some(1), &tokens[2..]) };
+        apply(&mut view, vec![KvEvent::Stored(first), KvEvent::Stored(second)]);
+        for asked in all {
+            let expected = if asked == extras { 2 } else { 0 };
+            assert_eq!(known(&index, view.slot(), &tokens, asked), expected, "{extras:?} {asked:?}");
+        }
+    }
+    // SGLang sends the salt as a field.
+    let mut view = index.add_engine().unwrap();
+    store(&mut view, BlocksStored { cache_salt: Some("tenant".into()), ..stored(&[1, 2], None, &tokens) });
+    assert_eq!(known(&index, view.slot(), &tokens, all[4]), 2);
+    assert_eq!(known(&index, view.slot(), &tokens, all[0]), 0);
+    // An adapter known by number only matches nobody.
+    let mut view = index.add_engine().unwrap();
+    store(&mut view, BlocksStored { lora_id: Some(1), ..stored(&[1, 2], None, &tokens) });
+    assert!(all.iter().all(|asked| known(&index, view.slot(), &tokens, *asked) == 0));
+}
+
+#[test]
+fn blocks_with_media_or_embeddings_are_no_text() {
+    let index = KvIndex::new(IndexLimits::default());
+    let tokens = [0; 6];
+    let extras = [
+        ExtraKey::Media { id: "img".into(), offset_tokens: 1 },
+        ExtraKey::Bytes([7; 32].into()),
+        text("image identifier of an early version"),
+        ExtraKey::Int(4),
+        ExtraKey::Other([0xc3].into()),
+    ];
+    for extra in extras {
+        let mut view = index.add_engine().unwrap();
+        let event = BlocksStored {
+            extra_keys: vec![None, Some(vec![extra.clone()])],
+            ..stored(&[1, 2, 3], None, &tokens)
+        };
+        assert_eq!(store(&mut view, event).stored_blocks, 3);
+        assert_eq!(known(&index, view.slot(), &tokens, PLAIN), 1, "{extra:?}");
+    }
+    // With a salt beside the image on the first block, the salt seeds the chain and the image marks the block.
+    let mut view = index.add_engine().unwrap();
+    let media = ExtraKey::Media { id: "img".into(), offset_tokens: 0 };
+    let event =
+        BlocksStored { extra_keys: vec![Some(vec![media, text("salt")])], ..stored(&[1], None, &[0, 0]) };
+    store(&mut view, event);
+    for cache_salt in [None, Some("salt"), Some("img")] {
+        assert_eq!(known(&index, view.slot(), &[0, 0], KeyExtras { lora: None, cache_salt }), 0);
+    }
+}
+
+#[test]
+fn engines_with_other_attention_claim_nothing() {
+    let index = KvIndex::new(IndexLimits::default());
+    let sliding = |group| BlocksStored {
+        group: Some(group),
+        spec_kind: Some(SpecKind::SlidingWindow),
+        ..stored(&[1], None, &[1, 2])
+    };
+    let mut hybrid = index.add_engine().unwrap();
+    let applied =
+        apply(&mut hybrid, vec![KvEvent::Stored(stored(&[1], None, &[1, 2])), KvEvent::Stored(sliding(1))]);
+    assert_eq!((applied.stored_blocks, applied.unsupported_groups), (0, 2));
+    assert!(hybrid.is_unsupported());
+    // What was claimed before the other group showed up is withdrawn.
+    let mut late = index.add_engine().unwrap();
+    store(&mut late, stored(&[1], None, &[1, 2]));
+    assert_eq!(known(&index, late.slot(), &[1, 2], PLAIN), 1);
+    let second_group = BlocksStored { group: Some(1), ..stored(&[1], None, &[1, 2]) };
+    assert_eq!(store(&mut late, second_group).unsupported_groups, 1);
+    assert_eq!(known(&index, late.slot(), &[1, 2], PLAIN), 0);
+    assert_eq!(store(&mut late, stored(&[1], None, &[1, 2])).unsupported_groups, 1);
+    assert_eq!(index.stats().entries, 0);
+    // Versions that number the group without naming its kind have one.
+    let mut unnamed = index.add_engine().unwrap();
+    store(&mut unnamed, BlocksStored { spec_kind: None, ..stored(&[1], None, &[1, 2]) });
+    assert_eq!(known(&index, unnamed.slot(), &[1, 2], PLAIN), 1);
+    for spec_kind in [SpecKind::MlaAttention, SpecKind::SinkFullAttention] {
+        let mut view = index.add_engine().unwrap();
+        let event = BlocksStored { spec_kind: Some(spec_kind), ..stored(&[1], None, &[1, 2]) };
+        assert_eq!(store(&mut view, event).stored_blocks, 1);
+    }
+}
+
+#[test]
+fn a_full_index_refuses_and_counts() {
+    let index = KvIndex::new(IndexLimits { max_entries: 3, ..IndexLimits::default() });
+    let mut view = index.add_engine().unwrap();
+    let applied = store(&mut view, stored(&[1, 2, 3, 4, 5], None, &[1, 1, 2, 2, 3, 3, 4, 4, 5, 5]));
+    assert_eq!((applied.stored_blocks, applied.refused_blocks), (3, 2));
+    assert_eq!(store(&mut view, stored(&[6], Some(5), &[6, 6])).unknown_parents, 1);
+    // A copy takes no room.
+    assert_eq!(store(&mut view, stored(&[1], None, &[1, 1])).stored_copies, 1);
+    let stats = index.stats();
+    assert_eq!((stats.entries, stats.keys, stats.refused_blocks, stats.engines), (3, 3, 2, 1));
+    view.clear();
+    assert_eq!(store(&mut view, stored(&[1, 2, 3], None, &[1, 1, 2, 2, 3, 3])).stored_blocks, 3);
+    drop(view);
+    assert_eq!((index.stats().entries, index.stats().keys, index.stats().engines), (0, 0, 0));
+}
+
+#[test]
+fn a_slot_is_reused_without_a_trace() {
+    let index = KvIndex::new(IndexLimits { max_engines: 1, ..IndexLimits::default() });
+    let mut first = index.add_engine().unwrap();
+    assert_eq!(index.add_engine().err(), Some(IndexError::TooManyEngines { max_engines: 1 }));
+    store(&mut first, stored(&[1], None, &[1, 2]));
+    let old = first.slot();
+    drop(first);
+    assert_eq!((known(&index, old, &[1, 2], PLAIN), index.block_size(old)), (0, None));
+    let mut second = index.add_engine().unwrap();
+    assert_eq!(second.slot().index, old.index);
+    assert_eq!(known(&index, second.slot(), &[1, 2], PLAIN), 0);
+    store(&mut second, stored(&[1], None, &[1, 2]));
+    assert_eq!(known(&index, old, &[1, 2], PLAIN), 0);
+    assert_eq!(known(&index, second.slot(), &[1, 2], PLAIN), 1);
+}
+
+#[test]
+fn hundreds_of_engines_hold_one_prompt() {
+    let index = KvIndex::new(IndexLimits::default());
+    let mut views: Vec<EngineView> = (0..700).map(|_| index.add_engine().unwrap()).collect();
+    for (number, view) in views.iter_mut().enumerate() {
+        let blocks = number % 5;
+        let hashes: Vec<u64> = (1..=blocks as u64).collect();
+        let tokens: Vec<u32> = (0..2 * blocks as u32).collect();
+        if blocks > 0 {
+            store(view, stored(&hashes, None, &tokens));
+        }
+    }
+    let mut keys = Vec::new();
+    block_keys(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 2, &PLAIN, &mut keys);
+    // In any order, also with one slot twice.
+    let slots: Vec<EngineSlot> = views.iter().rev().chain(&views[..1]).map(EngineView::slot).collect();
+    let mut matches = vec![Match::default(); slots.len()];
+    index.lookup(&keys, &slots, &mut LookupScratch::default(), &mut matches);
+    for (slot, found) in slots.iter().zip(matches) {
+        assert_eq!(found.known_blocks, slot.index % 5);
+        assert_eq!(found.expected_blocks, slot.index % 5);
+    }
+    drop(views);
+    assert_eq!(index.stats().keys, 0);
+}

@@ -1,0 +1,88 @@
+//! The index fed with the events of recorded vLLM servers predicts the number of cached tokens that the server itself
+//! reported, for every request that was sent alone.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use warmroute_kv_events::{DecodeLimits, decode_batch};
+use warmroute_kv_index::{
+    IndexLimits, KeyExtras, KvIndex, LookupScratch, Match, block_keys, predicted_cached_tokens,
+};
+
+fn lines(scenario: &str, file: &str) -> Vec<Value> {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/vllm"))
+        .join(scenario)
+        .join(file);
+    std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|start| u8::from_str_radix(&text[start..start + 2], 16).unwrap()).collect()
+}
+
+/// The requests during which a frame came; empty for frames after the last recorded request.
+fn requests_of(frame: &Value) -> Vec<u64> {
+    match &frame["during_request"] {
+        Value::Array(group) => group.iter().map(|request| request.as_u64().unwrap()).collect(),
+        Value::Number(request) => vec![request.as_u64().unwrap()],
+        _ => Vec::new(),
+    }
+}
+
+/// Feeds frames in order, asks before every sequential request, and returns how many answers were compared.
+fn replay(scenario: &str) -> (usize, u32) {
+    let frames = lines(scenario, "frames.jsonl");
+    let concurrent: Vec<u64> =
+        frames.iter().map(requests_of).filter(|group| group.len() > 1).flatten().collect();
+    let index = KvIndex::new(IndexLimits::default());
+    let mut view = index.add_engine().unwrap();
+    let (mut next_frame, mut after_reset, mut compared, mut most) = (0, false, 0, 0);
+    for request in lines(scenario, "requests.jsonl") {
+        let number = request["idx"].as_u64().unwrap();
+        while let Some(frame) = frames.get(next_frame)
+            && requests_of(frame).first().is_some_and(|first| *first < number)
+        {
+            let payload = unhex(frame["payload_hex"].as_str().unwrap());
+            let applied = view.apply(&decode_batch(&payload, &DecodeLimits::default()).unwrap());
+            assert_eq!(applied.unknown_parents + applied.unknown_removed_blocks + applied.malformed, 0);
+            next_frame += 1;
+        }
+        if request["kind"] == "reset" {
+            after_reset = true;
+            continue;
+        }
+        // The reset is announced with the events of the first request after it.
+        if std::mem::take(&mut after_reset) || concurrent.contains(&number) {
+            continue;
+        }
+        let tokens: Vec<u32> = request["prompt_token_ids"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t.as_u64().unwrap() as u32)
+            .collect();
+        let block_size = request["block_size"].as_u64().unwrap() as u32;
+        let (mut keys, mut matches) = (Vec::new(), [Match::default()]);
+        block_keys(&tokens, block_size, &KeyExtras::default(), &mut keys);
+        index.lookup(&keys, &[view.slot()], &mut LookupScratch::default(), &mut matches);
+        let predicted = predicted_cached_tokens(matches[0].known_blocks, tokens.len() as u32, block_size);
+        let reported = request["cached_tokens_reported"].as_u64().unwrap_or(0) as u32;
+        assert_eq!(predicted, reported, "{scenario} request {number}: {}", request["note"]);
+        assert_eq!(matches[0].known_blocks, matches[0].expected_blocks);
+        compared += 1;
+        most = most.max(reported);
+    }
+    (compared, most)
+}
+
+#[test]
+fn predicts_what_vllm_reported() {
+    assert_eq!(replay("v032-sha256cbor-seed0"), (11, 128));
+    assert_eq!(replay("v032-sha256cbor-seed42"), (11, 128));
+    assert_eq!(replay("v032-sha256cbor-noseed-bytes"), (11, 128));
+    assert_eq!(replay("v032-sha256-seed0-bytes"), (11, 128));
+    assert_eq!(replay("v023-sha256cbor-seed0-bs16"), (11, 128));
+    assert_eq!(replay("v032-dup-sha256cbor-seed0"), (17, 128));
+}

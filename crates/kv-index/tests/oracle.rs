@@ -1,0 +1,356 @@
+//! Random schedules against a slow and obviously right model.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use proptest::collection::vec;
+use proptest::prelude::{Strategy, any, prop_assert_eq, prop_oneof, proptest};
+use proptest::test_runner::{Config, TestCaseError};
+use warmroute_kv_events::{
+    BlocksRemoved, BlocksStored, EngineHash, EventBatch, KvEvent, Medium, SkippedEvents,
+};
+use warmroute_kv_index::{
+    EngineSlot, EngineView, Expectation, IndexLimits, KeyExtras, KvIndex, LookupScratch, Match, block_keys,
+};
+
+/// A prompt of whole blocks; each number is one block.
+type Path = Vec<u8>;
+
+const MAX_ENTRIES: usize = 20;
+const MAX_EXPECTED: usize = 10;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Add,
+    Drop {
+        engine: usize,
+    },
+    /// Blocks `from..` of the path, under one of two engine hashes for the same content.
+    Store {
+        engine: usize,
+        path: Path,
+        from: usize,
+        parent_variant: u8,
+        variant: u8,
+    },
+    Remove {
+        engine: usize,
+        path: Path,
+        variant: u8,
+    },
+    Clear {
+        engine: usize,
+    },
+    Expect {
+        engine: usize,
+        path: Path,
+        ttl_ms: u64,
+    },
+    Withdraw {
+        number: usize,
+    },
+    Pass {
+        ms: u64,
+    },
+}
+
+fn a_path() -> impl Strategy<Value = Path> {
+    vec(0..2_u8, 1..5)
+}
+
+fn a_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        1 => any::<u8>().prop_map(|_| Step::Add),
+        1 => any::<usize>().prop_map(|engine| Step::Drop { engine }),
+        8 => (any::<usize>(), a_path(), 0..4_usize, 0..2_u8, 0..2_u8).prop_map(
+            |(engine, path, from, parent_variant, variant)| {
+                let from = from.min(path.len() - 1);
+                Step::Store { engine, path, from, parent_variant, variant }
+            }
+        ),
+        6 => (any::<usize>(), a_path(), 0..2_u8)
+            .prop_map(|(engine, path, variant)| Step::Remove { engine, path, variant }),
+        1 => any::<usize>().prop_map(|engine| Step::Clear { engine }),
+        5 => (any::<usize>(), a_path(), 1..50_u64)
+            .prop_map(|(engine, path, ttl_ms)| Step::Expect { engine, path, ttl_ms }),
+        3 => any::<usize>().prop_map(|number| Step::Withdraw { number }),
+        2 => (1..30_u64).prop_map(|ms| Step::Pass { ms }),
+    ]
+}
+
+/// The engine's own name of the last block of a path.
+fn hash_of(path: &[u8], variant: u8) -> EngineHash {
+    EngineHash::from_bytes(&[&[variant + 1][..], path].concat()).unwrap()
+}
+
+fn tokens_of(path: &[u8]) -> Vec<u32> {
+    path.iter().flat_map(|block| [u32::from(*block), 7]).collect()
+}
+
+#[derive(Default)]
+struct ModelEngine {
+    /// Copies by path and variant.
+    copies: BTreeMap<(Path, u8), u32>,
+}
+
+impl ModelEngine {
+    fn holds(&self, path: &[u8]) -> bool {
+        (0..2).any(|variant| self.copies.contains_key(&(path.to_vec(), variant)))
+    }
+}
+
+struct ModelExpectation {
+    number: usize,
+    engine: usize,
+    paths: BTreeSet<Path>,
+    /// What it takes of the limit, confirmed or not.
+    blocks: usize,
+    deadline_ms: u64,
+}
+
+#[derive(Default)]
+struct Model {
+    /// By number; `None` for those that are gone.
+    engines: Vec<Option<ModelEngine>>,
+    expectations: Vec<ModelExpectation>,
+    now_ms: u64,
+}
+
+impl Model {
+    fn entries(&self) -> usize {
+        self.engines.iter().flatten().map(|engine| engine.copies.len()).sum()
+    }
+
+    fn keys(&self) -> usize {
+        let paths: BTreeSet<&Path> = self
+            .engines
+            .iter()
+            .flatten()
+            .flat_map(|engine| engine.copies.keys().map(|(path, _)| path))
+            .collect();
+        paths.len()
+    }
+
+    fn store(&mut self, number: usize, path: &Path, from: usize, parent_variant: u8, variant: u8) {
+        let mut entries = self.entries();
+        let Some(Some(engine)) = self.engines.get_mut(number) else { return };
+        if from > 0 && !engine.copies.contains_key(&(path[..from].to_vec(), parent_variant)) {
+            return;
+        }
+        for end in from + 1..=path.len() {
+            let block = path[..end].to_vec();
+            if let Some(copies) = engine.copies.get_mut(&(block.clone(), variant)) {
+                *copies += 1;
+            } else if entries < MAX_ENTRIES {
+                entries += 1;
+                engine.copies.insert((block.clone(), variant), 1);
+                for expectation in self.expectations.iter_mut().filter(|known| known.engine == number) {
+                    expectation.paths.remove(&block);
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, number: usize, path: &Path, variant: u8) {
+        let Some(Some(engine)) = self.engines.get_mut(number) else { return };
+        let place = (path.clone(), variant);
+        if let Some(copies) = engine.copies.get_mut(&place) {
+            *copies -= 1;
+            if *copies == 0 {
+                engine.copies.remove(&place);
+            }
+        }
+    }
+
+    /// Whether the expectation is kept.
+    fn expect(&mut self, number: usize, expectation: usize, path: &Path, ttl_ms: u64) -> bool {
+        let Some(Some(engine)) = self.engines.get(number) else { return false };
+        let Some(first) = (1..=path.len()).find(|end| !engine.holds(&path[..*end])) else { return false };
+        let taken: usize = self.expectations.iter().map(|known| known.blocks).sum();
+        if taken + path.len() + 1 - first > MAX_EXPECTED {
+            return false;
+        }
+        let paths: BTreeSet<Path> = (first..=path.len())
+            .map(|end| path[..end].to_vec())
+            .filter(|block| !engine.holds(block))
+            .collect();
+        let (blocks, deadline_ms) = (paths.len(), self.now_ms + ttl_ms);
+        self.expectations.push(ModelExpectation {
+            number: expectation,
+            engine: number,
+            paths,
+            blocks,
+            deadline_ms,
+        });
+        true
+    }
+
+    fn lookup(&self, number: usize, path: &Path) -> Match {
+        let Some(Some(engine)) = self.engines.get(number) else { return Match::default() };
+        let expects = |block: &[u8]| {
+            self.expectations.iter().any(|known| known.engine == number && known.paths.contains(block))
+        };
+        let leading = |has: &dyn Fn(&[u8]) -> bool| {
+            (1..=path.len()).take_while(|end| has(&path[..*end])).count() as u32
+        };
+        Match {
+            known_blocks: leading(&|block| engine.holds(block)),
+            expected_blocks: leading(&|block| engine.holds(block) || expects(block)),
+        }
+    }
+}
+
+/// The index under test, driven by the same steps.
+struct Subject {
+    index: std::sync::Arc<KvIndex>,
+    views: Vec<Option<EngineView>>,
+    slots: Vec<EngineSlot>,
+    expectations: Vec<Option<Expectation>>,
+    start: Instant,
+    scratch: LookupScratch,
+}
+
+impl Subject {
+    fn apply(&mut self, number: usize, event: KvEvent) {
+        if let Some(Some(view)) = self.views.get_mut(number) {
+            let skipped = SkippedEvents::default();
+            view.apply(&EventBatch { ts: 0.0, events: vec![event], data_parallel_rank: Some(0), skipped });
+        }
+    }
+
+    fn lookup_all(&mut self, path: &Path) -> Vec<Match> {
+        let mut keys = Vec::new();
+        block_keys(&tokens_of(path), 2, &KeyExtras::default(), &mut keys);
+        let mut matches = vec![Match { known_blocks: 99, expected_blocks: 99 }; self.slots.len()];
+        self.index.lookup(&keys, &self.slots, &mut self.scratch, &mut matches);
+        matches
+    }
+}
+
+fn stored_event(path: &Path, from: usize, parent_variant: u8, variant: u8) -> KvEvent {
+    KvEvent::Stored(BlocksStored {
+        hashes: (from + 1..=path.len()).map(|end| hash_of(&path[..end], variant)).collect(),
+        parent: (from > 0).then(|| hash_of(&path[..from], parent_variant)),
+        token_ids: tokens_of(&path[from..]),
+        block_size_tokens: 2,
+        lora_name: None,
+        lora_id: None,
+        medium: Medium::Gpu,
+        group: None,
+        spec_kind: None,
+        sliding_window_tokens: None,
+        extra_keys: Vec::new(),
+        cache_salt: None,
+    })
+}
+
+fn take_step(step: Step, model: &mut Model, subject: &mut Subject) {
+    let engines = model.engines.len().max(1);
+    match step {
+        Step::Add => {
+            let view = subject.index.add_engine().unwrap();
+            subject.slots.push(view.slot());
+            subject.views.push(Some(view));
+            model.engines.push(Some(ModelEngine::default()));
+        }
+        Step::Drop { engine } => {
+            let engine = engine % engines;
+            if engine < model.engines.len() {
+                model.engines[engine] = None;
+                subject.views[engine] = None;
+            }
+        }
+        Step::Store { engine, path, from, parent_variant, variant } => {
+            let engine = engine % engines;
+            model.store(engine, &path, from, parent_variant, variant);
+            subject.apply(engine, stored_event(&path, from, parent_variant, variant));
+        }
+        Step::Remove { engine, path, variant } => {
+            let engine = engine % engines;
+            model.remove(engine, &path, variant);
+            let hashes = vec![hash_of(&path, variant)];
+            subject
+                .apply(engine, KvEvent::Removed(BlocksRemoved { hashes, medium: Medium::Gpu, group: None }));
+        }
+        Step::Clear { engine } => {
+            let engine = engine % engines;
+            if let Some(Some(engine)) = model.engines.get_mut(engine) {
+                engine.copies.clear();
+            }
+            subject.apply(engine, KvEvent::Cleared);
+        }
+        Step::Expect { engine, path, ttl_ms } => {
+            let engine = engine % engines;
+            let Some(slot) = subject.slots.get(engine) else { return };
+            let mut keys = Vec::new();
+            block_keys(&tokens_of(&path), 2, &KeyExtras::default(), &mut keys);
+            let now = subject.start + Duration::from_millis(model.now_ms);
+            let expectation = subject.index.expect(*slot, &keys, now, Duration::from_millis(ttl_ms));
+            let kept = model.expect(engine, subject.expectations.len(), &path, ttl_ms);
+            assert_eq!(expectation.is_some(), kept);
+            subject.expectations.push(expectation);
+        }
+        Step::Withdraw { number } => {
+            let number = number % subject.expectations.len().max(1);
+            if let Some(Some(expectation)) = subject.expectations.get(number) {
+                subject.index.withdraw(*expectation);
+                model.expectations.retain(|known| known.number != number);
+            }
+        }
+        Step::Pass { ms } => {
+            model.now_ms += ms;
+            let before = model.expectations.len();
+            model.expectations.retain(|known| known.deadline_ms > model.now_ms);
+            let expired = subject.index.expire(subject.start + Duration::from_millis(model.now_ms));
+            assert_eq!(expired, before - model.expectations.len());
+        }
+    }
+}
+
+fn compare(model: &Model, subject: &mut Subject) -> Result<(), TestCaseError> {
+    for number in 0..16_u8 {
+        let path: Path = (0..4).map(|bit| number >> bit & 1).collect();
+        let expected: Vec<Match> =
+            (0..model.engines.len()).map(|engine| model.lookup(engine, &path)).collect();
+        prop_assert_eq!(subject.lookup_all(&path), expected, "path {:?}", path);
+    }
+    let stats = subject.index.stats();
+    prop_assert_eq!((stats.entries, stats.keys), (model.entries(), model.keys()));
+    prop_assert_eq!(stats.engines as usize, model.engines.iter().flatten().count());
+    prop_assert_eq!(stats.expectations, model.expectations.len());
+    prop_assert_eq!(
+        stats.expected_blocks,
+        model.expectations.iter().map(|known| known.blocks).sum::<usize>()
+    );
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 400, ..Config::default() })]
+
+    #[test]
+    fn every_lookup_is_what_the_model_says(steps in vec(a_step(), 1..120)) {
+        let limits = IndexLimits { max_entries: MAX_ENTRIES, max_expected_blocks: MAX_EXPECTED, max_engines: 200 };
+        let mut model = Model::default();
+        let mut subject = Subject {
+            index: KvIndex::new(limits),
+            views: Vec::new(),
+            slots: Vec::new(),
+            expectations: Vec::new(),
+            start: Instant::now(),
+            scratch: LookupScratch::default(),
+        };
+        for step in [Step::Add, Step::Add].into_iter().chain(steps) {
+            take_step(step, &mut model, &mut subject);
+            compare(&model, &mut subject)?;
+        }
+        // Nothing of engines that are gone stays, and expectations all run out.
+        subject.views.clear();
+        subject.index.expire(subject.start + Duration::from_secs(3_600));
+        let stats = subject.index.stats();
+        prop_assert_eq!((stats.entries, stats.keys, stats.engines), (0, 0, 0));
+        prop_assert_eq!((stats.expectations, stats.expected_blocks), (0, 0));
+    }
+}
