@@ -1,0 +1,47 @@
+//! One ext-proc stream as a pure state machine, and the tonic service that drives it.
+//!
+//! The host implements [`EndpointPicker`] and serves an [`ExtProcService`]; every HTTP request then
+//! becomes one call of [`EndpointPicker::pick`], whatever body modes the gateway uses. The lease
+//! that the pick returns is dropped when the request's stream ends, however it ends.
+//!
+//! Protobuf types stop here: nothing of them is in the traits that the host sees.
+
+mod body_mode;
+mod counters;
+mod drain;
+mod endpoint_picker;
+mod ext_proc_service;
+mod header_list;
+mod http_request;
+mod process_stream;
+pub mod stream;
+mod violation;
+
+pub use body_mode::{BodyMode, BodyModes};
+pub use counters::{Counters, CountersSnapshot, RefusalCount};
+pub use drain::Drain;
+pub use endpoint_picker::{EndpointPicker, Picked, Refusal, StreamEnd, StreamLease};
+pub use ext_proc_service::{ExtProcService, ServiceConfig};
+pub use header_list::HeaderList;
+pub use http_request::{HttpRequest, RequestBody, subset_host};
+pub use process_stream::ProcessStream;
+pub use violation::Violation;
+
+/// The request header, and the key in the metadata namespace `envoy.lb`, that names the picked endpoint.
+pub const DESTINATION_HEADER: &str = "x-gateway-destination-endpoint";
+
+/// The response header that says why a request was refused.
+pub const DROPPED_REASON_HEADER: &str = "x-llm-d-request-dropped-reason";
+
+/// Request headers that only a picker may set, because gateways and engines route by them. What a
+/// client sent under these names is replaced or removed.
+pub const ROUTING_HEADERS: [&str; 5] = [
+    DESTINATION_HEADER,
+    "x-prefiller-host-port",
+    "x-encoder-hosts-ports",
+    "x-data-parallel-host-port",
+    "x-kv-cache-source-host-port",
+];
+
+/// Most body bytes in one message back to the gateway; some Envoys cap messages at 64 KiB.
+pub const MAX_CHUNK_BYTES: usize = 62_000;

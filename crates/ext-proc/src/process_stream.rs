@@ -1,0 +1,300 @@
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
+use tokio::time::Sleep;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::{Code, Status};
+
+use crate::drain::OpenStream;
+use crate::ext_proc_service::ServiceShared;
+use crate::stream::{Action, LeaseWatch, Stream};
+use crate::{Counters, EndpointPicker, HttpRequest, Picked, Refusal, StreamEnd};
+
+type PickFuture<L> = Pin<Box<dyn Future<Output = Result<Picked<L>, Refusal>> + Send>>;
+
+/// The response half of one gRPC stream: polling it polls the request half, the pick and the
+/// drain, so that one task (the one that tonic runs for the stream) does it all without a channel.
+///
+/// Dropping it, which is what tonic does when the gateway resets the stream or goes away, drops
+/// the pick under way and the lease.
+pub struct ProcessStream<P: EndpointPicker, S> {
+    shared: Arc<ServiceShared<P>>,
+    inbound: S,
+    inbound_is_over: bool,
+    stream: Stream<P::Lease>,
+    pick: Option<PickFuture<P::Lease>>,
+    idle: IdleTimer,
+    drain: DrainWatch,
+    lease_watch: (LeaseWatch, Instant),
+    is_broken: bool,
+    is_over: bool,
+    /// Last, so that the stream counts as open until its lease is dropped.
+    _open: OpenStream,
+}
+
+/// Nothing in it is pinned in place: what needs pinning is boxed.
+impl<P: EndpointPicker, S> Unpin for ProcessStream<P, S> {}
+
+/// Runs while the stream waits for more of the request.
+enum IdleTimer {
+    Off,
+    Stale(Pin<Box<Sleep>>),
+    Running(Pin<Box<Sleep>>),
+}
+
+enum DrainWatch {
+    NotAsked,
+    Waiting(Pin<Box<WaitForCancellationFutureOwned>>),
+    Finishing(Pin<Box<Sleep>>),
+    Over,
+}
+
+impl<P, S> ProcessStream<P, S>
+where
+    P: EndpointPicker,
+    S: futures::Stream<Item = Result<ProcessingRequest, Status>> + Unpin,
+{
+    pub(crate) fn new(shared: Arc<ServiceShared<P>>, inbound: S) -> Self {
+        let now = Instant::now();
+        Self {
+            stream: Stream::new(shared.config.limits, now),
+            inbound,
+            inbound_is_over: false,
+            pick: None,
+            idle: IdleTimer::Off,
+            drain: DrainWatch::NotAsked,
+            lease_watch: (LeaseWatch::Unwatched, now),
+            is_broken: false,
+            is_over: false,
+            _open: shared.drain.open_stream(),
+            shared,
+        }
+    }
+
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<ProcessingResponse, Status>>> {
+        loop {
+            if self.is_over {
+                return Poll::Ready(None);
+            }
+            while let Some(action) = self.stream.next_action() {
+                match action {
+                    Action::Send(message) => return Poll::Ready(Some(Ok(message))),
+                    Action::Pick(request) => self.start_pick(request),
+                    Action::PickByLoad(request) => self.start_pick_by_load(request),
+                    Action::AbandonPick => self.pick = None,
+                    Action::Close(end) => {
+                        self.finish(end);
+                        return Poll::Ready(None);
+                    }
+                    Action::Abort(end) => {
+                        self.finish(end);
+                        return Poll::Ready(Some(Err(abort_status(end))));
+                    }
+                }
+            }
+            self.note_lease_watch();
+            let has_news = self.poll_pick(cx) || self.poll_inbound(cx) || self.poll_signals(cx);
+            if !has_news {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn start_pick(&mut self, request: HttpRequest) {
+        Counters::add(&self.shared.counters.picks, 1);
+        let picker = Arc::clone(&self.shared.picker);
+        self.pick = Some(Box::pin(async move { picker.pick(request).await }));
+    }
+
+    fn start_pick_by_load(&mut self, request: HttpRequest) {
+        Counters::add(&self.shared.counters.picks_by_load, 1);
+        let picker = Arc::clone(&self.shared.picker);
+        self.pick = Some(Box::pin(async move { picker.pick_by_load(request).await }));
+    }
+
+    fn poll_pick(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(pick) = &mut self.pick else { return false };
+        let result = match catch_unwind(AssertUnwindSafe(|| pick.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => return false,
+            Ok(Poll::Ready(result)) => Some(result),
+            Err(_) => None,
+        };
+        let pick = self.pick.take();
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(pick)));
+        match result {
+            Some(result) if dropped.is_ok() => self.stream.on_pick(result),
+            _ => {
+                Counters::add(&self.shared.counters.inner_failures, 1);
+                tracing::error!("a pick panicked");
+                self.stream.on_inner_failure();
+            }
+        }
+        true
+    }
+
+    fn poll_inbound(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.inbound_is_over {
+            return false;
+        }
+        match Pin::new(&mut self.inbound).poll_next(cx) {
+            Poll::Pending => return false,
+            Poll::Ready(Some(Ok(message))) => {
+                self.stream.on_message(message);
+                self.idle.restart();
+            }
+            Poll::Ready(Some(Err(status))) => {
+                self.inbound_is_over = true;
+                let is_too_large = matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted);
+                self.stream.on_unreadable(is_too_large);
+            }
+            Poll::Ready(None) => {
+                self.inbound_is_over = true;
+                self.stream.on_gateway_end();
+            }
+        }
+        true
+    }
+
+    /// The body's idle time and the drain; only looked at when nothing else is to be done.
+    fn poll_signals(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.stream.awaits_request() {
+            self.idle = IdleTimer::Off;
+        } else if self.idle.poll(cx, self.shared.config.body_idle_timeout) {
+            self.stream.on_body_timeout();
+            return true;
+        }
+        match &mut self.drain {
+            DrainWatch::NotAsked => {
+                self.drain = DrainWatch::Waiting(Box::pin(self.shared.drain.finishing()));
+                true
+            }
+            DrainWatch::Waiting(finishing) => {
+                let asked = finishing.as_mut().poll(cx).is_ready();
+                if asked {
+                    let deadline = self.shared.drain.deadline();
+                    self.drain = DrainWatch::Finishing(Box::pin(tokio::time::sleep_until(deadline)));
+                    self.stream.on_drain();
+                }
+                asked
+            }
+            DrainWatch::Finishing(deadline) => {
+                let is_up = deadline.as_mut().poll(cx).is_ready();
+                if is_up {
+                    self.drain = DrainWatch::Over;
+                    self.stream.on_drain_deadline();
+                }
+                is_up
+            }
+            DrainWatch::Over => false,
+        }
+    }
+
+    /// After a panic in the stream's own code: the pick goes, the client gets what can still be given.
+    fn recover(&mut self) -> Option<Status> {
+        Counters::add(&self.shared.counters.inner_failures, 1);
+        tracing::error!("an ext-proc stream panicked");
+        if std::mem::replace(&mut self.is_broken, true) {
+            self.finish(StreamEnd::InnerFailure);
+            return Some(abort_status(StreamEnd::InnerFailure));
+        }
+        self.stream.on_broken();
+        None
+    }
+}
+
+impl<P: EndpointPicker, S> ProcessStream<P, S> {
+    fn note_lease_watch(&mut self) {
+        let watch = self.stream.lease_watch();
+        if watch != self.lease_watch.0 {
+            self.lease_watch = (watch, Instant::now());
+        }
+    }
+
+    /// Adds up what the stream counted; the lease is dropped already or by the caller.
+    fn finish(&mut self, end: StreamEnd) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        let counters = &self.shared.counters;
+        counters.take_in(self.stream.tally(), self.stream.lease_panics());
+        let by_gateway = matches!(end, StreamEnd::GatewayClosed | StreamEnd::Cancelled);
+        let (watch, since) = self.lease_watch;
+        if by_gateway && watch != LeaseWatch::Unwatched {
+            Counters::add(&counters.lease_only_ends, 1);
+            let is_early = since.elapsed() < self.shared.config.lease_blind_within;
+            if is_early && watch != LeaseWatch::ResponseBegun {
+                Counters::add(&counters.lease_blind_ends, 1);
+            }
+        }
+    }
+}
+
+impl<P, S> futures::Stream for ProcessStream<P, S>
+where
+    P: EndpointPicker,
+    S: futures::Stream<Item = Result<ProcessingRequest, Status>> + Unpin,
+{
+    type Item = Result<ProcessingResponse, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| this.poll_message(cx))) {
+                Ok(poll) => return poll,
+                Err(_) => {
+                    if let Some(status) = this.recover() {
+                        return Poll::Ready(Some(Err(status)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<P: EndpointPicker, S> Drop for ProcessStream<P, S> {
+    fn drop(&mut self) {
+        let pick = self.pick.take();
+        // A host's future that panics while being dropped must not take the connection with it.
+        if catch_unwind(AssertUnwindSafe(|| drop(pick))).is_err() {
+            Counters::add(&self.shared.counters.inner_failures, 1);
+        }
+        self.finish(StreamEnd::Cancelled);
+    }
+}
+
+impl IdleTimer {
+    fn restart(&mut self) {
+        *self = match std::mem::replace(self, Self::Off) {
+            Self::Running(sleep) => Self::Stale(sleep),
+            other => other,
+        };
+    }
+
+    /// Whether the time is up since the timer was last restarted (or first polled).
+    fn poll(&mut self, cx: &mut Context<'_>, timeout: std::time::Duration) -> bool {
+        let mut sleep = match std::mem::replace(self, Self::Off) {
+            Self::Running(sleep) => sleep,
+            Self::Off => Box::pin(tokio::time::sleep(timeout)),
+            Self::Stale(mut sleep) => {
+                sleep.as_mut().reset(tokio::time::Instant::now() + timeout);
+                sleep
+            }
+        };
+        let is_up = sleep.as_mut().poll(cx).is_ready();
+        *self = if is_up { Self::Stale(sleep) } else { Self::Running(sleep) };
+        is_up
+    }
+}
+
+fn abort_status(end: StreamEnd) -> Status {
+    match end {
+        StreamEnd::Drained => Status::unavailable("the endpoint picker is shutting down"),
+        StreamEnd::Unreadable => Status::invalid_argument("unreadable message"),
+        _ => Status::internal("the endpoint picker failed"),
+    }
+}

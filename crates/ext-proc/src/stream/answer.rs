@@ -1,0 +1,157 @@
+use std::collections::HashMap;
+
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response;
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, ImmediateResponse,
+    ProcessingResponse, StreamedBodyResponse, TrailersResponse, body_mutation::Mutation,
+};
+use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+
+use crate::{DESTINATION_HEADER, DROPPED_REASON_HEADER, HeaderList, Picked, ROUTING_HEADERS, Refusal};
+
+/// The namespace of dynamic metadata in which load balancers look for the destination.
+const LB_NAMESPACE: &str = "envoy.lb";
+
+/// Which half of the HTTP exchange a message belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    Request,
+    Response,
+}
+
+/// Everything that routes a request: the header mutation and the metadata with the same destination.
+pub(super) struct Answer {
+    mutation: HeaderMutation,
+    metadata: Struct,
+}
+
+impl Answer {
+    /// `headers` are the client's, or `None` where they never came (then every routing header is
+    /// removed on suspicion).
+    pub(super) fn new<L>(picked: &mut Picked<L>, headers: Option<&HeaderList>) -> Self {
+        let destination = picked.destinations.join(",");
+        let mut set_headers = Vec::with_capacity(picked.set_headers.len() + 3);
+        set_headers.push(set_header(DESTINATION_HEADER, destination.clone()));
+        let mut remove_headers = std::mem::take(&mut picked.remove_headers);
+        for name in ROUTING_HEADERS {
+            // Setting replaces every value that was sent, so what is set needn't be removed.
+            let is_set = name == DESTINATION_HEADER
+                || picked.set_headers.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
+            if !is_set && headers.is_none_or(|headers| headers.contains(name)) {
+                remove_headers.push(name.to_owned());
+            }
+        }
+        set_headers.extend(
+            std::mem::take(&mut picked.set_headers).into_iter().map(|(name, value)| set_header(name, value)),
+        );
+        Self { mutation: HeaderMutation { set_headers, remove_headers }, metadata: metadata(destination) }
+    }
+
+    pub(super) fn set(&mut self, name: &str, value: String) {
+        self.mutation.set_headers.push(set_header(name, value));
+    }
+}
+
+/// `{"envoy.lb": {"x-gateway-destination-endpoint": destination}}`
+fn metadata(destination: String) -> Struct {
+    let one = |key: &str, kind: Kind| Struct {
+        fields: HashMap::from([(key.to_owned(), Value { kind: Some(kind) })]),
+    };
+    one(LB_NAMESPACE, Kind::StructValue(one(DESTINATION_HEADER, Kind::StringValue(destination))))
+}
+
+fn set_header(name: impl Into<String>, value: impl Into<Vec<u8>>) -> HeaderValueOption {
+    // No append action: ext_proc replaces by default (in Envoy and agentgateway alike).
+    HeaderValueOption {
+        header: Some(HeaderValue { key: name.into(), raw_value: value.into(), ..HeaderValue::default() }),
+        ..HeaderValueOption::default()
+    }
+}
+
+fn reply(response: Response, metadata: Option<Struct>) -> ProcessingResponse {
+    ProcessingResponse {
+        response: Some(response),
+        dynamic_metadata: metadata,
+        ..ProcessingResponse::default()
+    }
+}
+
+/// A body reply's content for one chunk in the language of full duplex.
+pub(super) fn streamed(chunk: StreamedBodyResponse) -> Option<Mutation> {
+    Some(Mutation::StreamedResponse(chunk))
+}
+
+fn common(mutation: Option<Mutation>, answer: Option<Answer>) -> (CommonResponse, Option<Struct>) {
+    let clear_route_cache = answer.is_some();
+    let (header_mutation, metadata) =
+        answer.map_or((None, None), |answer| (Some(answer.mutation), Some(answer.metadata)));
+    let body_mutation = mutation.map(|mutation| BodyMutation { mutation: Some(mutation) });
+    (
+        CommonResponse { header_mutation, body_mutation, clear_route_cache, ..CommonResponse::default() },
+        metadata,
+    )
+}
+
+/// The reply to request headers, with or without a destination.
+pub(super) fn request_headers_reply(answer: Option<Answer>) -> ProcessingResponse {
+    let (response, metadata) = common(None, answer);
+    reply(Response::RequestHeaders(HeadersResponse { response: Some(response) }), metadata)
+}
+
+/// The reply to one body message: unchanged (`None`) or mutated.
+pub(super) fn body_reply(
+    direction: Direction,
+    mutation: Option<Mutation>,
+    answer: Option<Answer>,
+) -> ProcessingResponse {
+    let (response, metadata) = common(mutation, answer);
+    let body = BodyResponse { response: Some(response) };
+    match direction {
+        Direction::Request => reply(Response::RequestBody(body), metadata),
+        Direction::Response => reply(Response::ResponseBody(body), metadata),
+    }
+}
+
+/// The reply to trailers. An answer can give its metadata only: a header mutation would change
+/// the trailers.
+pub(super) fn trailers_reply(direction: Direction, answer: Option<Answer>) -> ProcessingResponse {
+    let trailers = TrailersResponse { header_mutation: None };
+    match direction {
+        Direction::Request => {
+            reply(Response::RequestTrailers(trailers), answer.map(|answer| answer.metadata))
+        }
+        Direction::Response => reply(Response::ResponseTrailers(trailers), None),
+    }
+}
+
+/// The reply to response headers.
+pub(super) fn response_headers_reply(headers: Vec<(String, String)>) -> ProcessingResponse {
+    let mut set_headers = Vec::with_capacity(headers.len() + 1);
+    set_headers.push(set_header("x-went-into-resp-headers", "true"));
+    set_headers.extend(headers.into_iter().map(|(name, value)| set_header(name, value)));
+    let mutation = HeaderMutation { set_headers, remove_headers: Vec::new() };
+    let response = CommonResponse { header_mutation: Some(mutation), ..CommonResponse::default() };
+    reply(Response::ResponseHeaders(HeadersResponse { response: Some(response) }), None)
+}
+
+/// The response that the client gets instead of the engine's.
+pub(super) fn refusal_reply(refusal: &Refusal) -> ProcessingResponse {
+    // Envoy refuses the whole message if the number isn't in its enumeration.
+    let code = StatusCode::try_from(i32::from(refusal.status))
+        .ok()
+        .filter(|code| *code != StatusCode::Empty)
+        .unwrap_or(StatusCode::InternalServerError);
+    let headers = refusal.reason.map(|reason| HeaderMutation {
+        set_headers: vec![set_header(DROPPED_REASON_HEADER, reason)],
+        remove_headers: Vec::new(),
+    });
+    let response = ImmediateResponse {
+        status: Some(HttpStatus { code: code.into() }),
+        headers,
+        body: format!("inference error: {} - {}", refusal.code, refusal.message).into_bytes(),
+        ..ImmediateResponse::default()
+    };
+    reply(Response::ImmediateResponse(response), None)
+}
