@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use axum::serve::ListenerExt;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -98,6 +99,10 @@ impl Engine {
         let router = api::router(api_state(options, commands, counters.clone(), sources));
         let stopped = cancel.clone().cancelled_owned();
         tasks.spawn(async move {
+            // Nagle's algorithm would hold back the first token of an answer by about 40 ms.
+            let listener = listener.tap_io(|connection| {
+                let _ = connection.set_nodelay(true);
+            });
             if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
                 tracing::error!(%error, "the API ended");
             }

@@ -1,0 +1,31 @@
+# Warmroute: every command that a developer needs. `make help` lists them.
+
+CARGO ?= cargo
+PROFILE ?= quick
+export WARMROUTE_TOKENIZERS ?= $(CURDIR)/target/tokenizers
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Lists the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+include deploy/demo/demo.mk
+
+.PHONY: setup
+setup: target/tokenizers/qwen2.5/.complete target/tools/envoy/.complete ## Fetches what tests and demo need: Envoy, a tokenizer.
+
+.PHONY: test
+test: setup lint ## Everything that must hold: lint, unit, property, parity and end-to-end tests.
+	$(CARGO) test --workspace --locked
+
+.PHONY: lint
+lint: ## Formatting, clippy and rustdoc with warnings as errors, shell scripts.
+	$(CARGO) fmt --all --check
+	for script in deploy/setup/*.sh .ci/run; do sh -n $$script || exit 1; done
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+.PHONY: bench
+bench: setup ## What each step costs, as ratios to bare baselines; writes target/bench/summary.json.
+	$(CARGO) run --locked --profile $(PROFILE) -p warmroute-benches --bin warmroute-bench

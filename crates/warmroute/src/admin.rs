@@ -1,0 +1,165 @@
+//! The server on the metrics port: `/metrics`, `/status`, `/debug/decisions`, `/healthz`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use warmroute_plugin::MetricsState;
+
+use crate::metrics::Metrics;
+use crate::pool::{EndpointState, Pool};
+use crate::readiness::Readiness;
+use crate::receipt::{Receipt, ReceiptRing};
+
+/// Receipts that `/debug/decisions` lists unless `?limit=` says otherwise.
+const LISTED_DECISIONS: usize = 50;
+
+/// What the server shows.
+#[derive(Clone)]
+pub struct Admin {
+    /// The pool.
+    pub pool: Arc<Pool>,
+    /// The decisions.
+    pub receipts: Arc<ReceiptRing>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// Brings gauges that are read on demand up to date before a page is made.
+    pub refresh: Arc<dyn Fn() + Send + Sync>,
+    /// Whether the picker is ready.
+    pub readiness: Readiness,
+    /// Metrics older than this are stale.
+    pub stale_after: Duration,
+    /// The profile in words.
+    pub profile: String,
+}
+
+impl Admin {
+    /// Serves until `stop`.
+    ///
+    /// # Errors
+    /// The listener fails.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+        let router = Router::new()
+            .route("/metrics", get(metrics_page))
+            .route("/healthz", get(health))
+            .route("/status", get(status))
+            .route("/debug/decisions", get(decisions))
+            .route("/debug/decisions/{id}", get(decision))
+            .with_state(self);
+        Ok(axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await?)
+    }
+}
+
+async fn metrics_page(State(admin): State<Admin>) -> Response {
+    (admin.refresh)();
+    match admin.metrics.page() {
+        Ok(page) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn health(State(admin): State<Admin>) -> Response {
+    if admin.readiness.is_ready() {
+        "ok\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    }
+}
+
+/// Query of the list.
+#[derive(Debug, Deserialize)]
+struct ListQuery {
+    limit: Option<usize>,
+}
+
+async fn decisions(State(admin): State<Admin>, Query(query): Query<ListQuery>) -> Json<Vec<Arc<Receipt>>> {
+    Json(admin.receipts.newest(query.limit.unwrap_or(LISTED_DECISIONS)))
+}
+
+async fn decision(State(admin): State<Admin>, Path(id): Path<String>) -> Response {
+    match admin.receipts.find(&id) {
+        Some(receipt) => Json(receipt).into_response(),
+        None => (StatusCode::NOT_FOUND, "no such decision: it is not kept any more, or never was\n")
+            .into_response(),
+    }
+}
+
+/// The picker and its pool at one moment.
+#[derive(Debug, Serialize)]
+struct Status {
+    version: &'static str,
+    ready: bool,
+    pool: String,
+    profile: String,
+    decisions: u64,
+    endpoints: Vec<EndpointStatus>,
+}
+
+/// One endpoint at that moment.
+#[derive(Debug, Serialize)]
+struct EndpointStatus {
+    name: String,
+    address: String,
+    metrics: &'static str,
+    metrics_age_ms: Option<u64>,
+    waiting_requests: u32,
+    running_requests: u32,
+    kv_cache_utilization: f64,
+    in_flight_requests: u32,
+    in_flight_prompt_tokens: u64,
+    kv_events: crate::engine_events::EngineStatus,
+}
+
+async fn status(State(admin): State<Admin>) -> Json<Status> {
+    (admin.refresh)();
+    let now = Instant::now();
+    let snapshot = admin.pool.snapshot();
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        ready: admin.readiness.is_ready(),
+        pool: admin.pool.name.clone(),
+        profile: admin.profile.clone(),
+        decisions: admin.receipts.decided(),
+        endpoints: snapshot
+            .states
+            .iter()
+            .map(|state| endpoint_status(state, now, admin.stale_after))
+            .collect(),
+    })
+}
+
+fn endpoint_status(state: &EndpointState, now: Instant, stale_after: Duration) -> EndpointStatus {
+    let scrape = state.last_scrape();
+    let metrics = scrape.map(|scrape| scrape.metrics).unwrap_or_default();
+    let in_flight = state.load.in_flight();
+    EndpointStatus {
+        name: state.endpoint.name.to_string(),
+        address: state.endpoint.address.to_string(),
+        metrics: metrics_word(&state.metrics_state(now, stale_after)),
+        metrics_age_ms: scrape.map(|scrape| now.saturating_duration_since(scrape.at).as_millis() as u64),
+        waiting_requests: metrics.waiting_requests,
+        running_requests: metrics.running_requests,
+        kv_cache_utilization: metrics.kv_cache_utilization,
+        in_flight_requests: in_flight.requests,
+        in_flight_prompt_tokens: in_flight.prompt_tokens,
+        kv_events: state.engine.status(state.block_size_tokens()),
+    }
+}
+
+/// The word for a state in receipts and on the status page.
+pub fn metrics_word(state: &MetricsState) -> &'static str {
+    match state {
+        MetricsState::NeverScraped => "never-scraped",
+        MetricsState::Fresh(_) => "fresh",
+        MetricsState::Stale(_) => "stale",
+    }
+}

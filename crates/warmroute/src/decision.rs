@@ -1,0 +1,204 @@
+//! The decision: look up, score, pick and charge, in one step under the pool's one short lock.
+//!
+//! One lock, because a burst must see its own charges: two requests decided side by side on the same figures would both
+//! go to the endpoint that looked best.
+
+mod explanation;
+mod signals;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use warmroute_kv_index::KvIndex;
+use warmroute_plugin::{Endpoint, InferenceRequest};
+use warmroute_scheduler::{Decision, ScheduleError, Scheduler, Scratch};
+
+use crate::engine_events::{Expectation, Expectations};
+use crate::lease::Charge;
+use crate::metrics::Metrics;
+use crate::pool::{Pool, PoolSnapshot};
+use crate::prompt::{KeysWanted, PromptKeys};
+use crate::receipt::{CandidateLine, Fallback};
+use signals::Signals;
+
+/// Decides for one pool.
+pub struct Decider {
+    pool: Arc<Pool>,
+    scheduler: Scheduler,
+    index: Arc<KvIndex>,
+    /// None: expected residency is turned off.
+    expectations: Option<Arc<Expectations>>,
+    stale_after: Duration,
+    metrics: Arc<Metrics>,
+    table: Mutex<Table>,
+}
+
+/// Columns and scratch of one decision, reused for the next.
+#[derive(Debug, Default)]
+struct Table {
+    signals: Signals,
+    scratch: Scratch,
+}
+
+/// What a decision gives.
+pub struct Decided {
+    /// The picked endpoints, best first; the first one is charged.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// The charge of the first one.
+    pub charge: Charge,
+    /// What the engine is expected to hold because of this.
+    pub expectation: Option<Expectation>,
+    /// For the receipt.
+    pub explanation: Explanation,
+}
+
+/// What the receipt says of a decision.
+#[derive(Debug, Default)]
+pub struct Explanation {
+    /// The scheduling profile; empty if none ran.
+    pub profile: String,
+    /// Endpoints considered.
+    pub considered: usize,
+    /// The listed candidates.
+    pub candidates: Vec<CandidateLine>,
+    /// The best endpoint that was not picked.
+    pub runner_up: Option<String>,
+    /// Full blocks of the prompt in the picked engine's block size.
+    pub prompt_blocks: u32,
+    /// Tokens that the picked engine should serve from its cache by what it is known to hold.
+    pub predicted_cached_tokens: u32,
+    /// The same with what it is expected to hold soon.
+    pub expected_cached_tokens: u32,
+    /// Fallbacks that showed during the decision.
+    pub fallbacks: Vec<Fallback>,
+}
+
+/// Why no endpoint was picked.
+#[derive(Debug, thiserror::Error)]
+pub enum NotDecided {
+    /// The pool, or the subset of it that the request allows, is empty.
+    #[error("failed to find endpoint candidates for serving the request")]
+    NoCandidates,
+    /// The profile left or picked nothing.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// The table's columns don't fit: a mistake in this program.
+    #[error("inner mistake: {0}")]
+    Columns(#[from] warmroute_plugin::ColumnMismatch),
+}
+
+impl Decider {
+    /// A decider over a pool. Without `expectations`, what was just picked isn't expected anywhere.
+    pub fn new(
+        pool: Arc<Pool>,
+        scheduler: Scheduler,
+        index: Arc<KvIndex>,
+        expectations: Option<Arc<Expectations>>,
+        stale_after: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { pool, scheduler, index, expectations, stale_after, metrics, table: Mutex::default() }
+    }
+
+    /// What the profile needs to know of a prompt, and the block sizes in use now.
+    pub fn keys_wanted(&self) -> KeysWanted {
+        let prefix_match = !self.scheduler.prefix_producers().is_empty();
+        let mut block_sizes_tokens = Vec::new();
+        if prefix_match {
+            for state in &self.pool.snapshot().states {
+                if let Some(size) = state.block_size_tokens()
+                    && !block_sizes_tokens.contains(&size)
+                {
+                    block_sizes_tokens.push(size);
+                }
+            }
+        }
+        KeysWanted { block_sizes_tokens, prefix_match }
+    }
+
+    /// Looks up, scores, picks and charges.
+    ///
+    /// # Errors
+    /// There is nothing to pick from, or the profile picks nothing. Nothing is charged then.
+    pub fn decide(
+        &self,
+        request: &InferenceRequest,
+        prompt: Option<&PromptKeys>,
+        subset: Option<&[String]>,
+    ) -> Result<Decided, NotDecided> {
+        let snapshot = self.pool.snapshot();
+        let subset_rows = subset.map(|subset| snapshot.subset_rows(subset));
+        let mut table = self.table.lock();
+        let Table { signals, scratch } = &mut *table;
+        signals.read(&snapshot, subset_rows.as_deref(), Instant::now(), self.stale_after);
+        if signals.is_empty() {
+            return Err(NotDecided::NoCandidates);
+        }
+        let columns = self.scheduler.prefix_producers().len();
+        if columns > 0 {
+            let found = signals.look_up(&self.index, &snapshot, prompt, columns, &self.metrics);
+            self.metrics.index.hits.inc_by(u64::from(found));
+        }
+        let candidates = signals.candidates(&snapshot.endpoints)?;
+        let decision = self.scheduler.decide(request, &candidates, scratch)?;
+        Ok(self.charge(request, prompt, &snapshot, signals, &decision))
+    }
+
+    /// Picks the endpoint with the fewest requests in flight, ties at random, without running the profile.
+    ///
+    /// # Errors
+    /// The pool, or the subset, is empty.
+    pub fn decide_by_load(
+        &self,
+        prompt_tokens: u64,
+        subset: Option<&[String]>,
+    ) -> Result<Decided, NotDecided> {
+        let snapshot = self.pool.snapshot();
+        let rows = match subset {
+            Some(subset) => snapshot.subset_rows(subset),
+            None => (0..snapshot.states.len() as u32).collect(),
+        };
+        // The lock makes a burst of these spread too.
+        let _table = self.table.lock();
+        let requests = |row: u32| snapshot.states[row as usize].load.in_flight().requests;
+        let fewest = rows.iter().map(|row| requests(*row)).min().ok_or(NotDecided::NoCandidates)?;
+        let best: Vec<u32> = rows.iter().copied().filter(|row| requests(*row) == fewest).collect();
+        let state = &snapshot.states[best[fastrand::usize(..best.len())] as usize];
+        Ok(Decided {
+            endpoints: vec![state.endpoint.clone()],
+            charge: state.load.charge(prompt_tokens),
+            expectation: None,
+            explanation: Explanation { considered: rows.len(), ..Explanation::default() },
+        })
+    }
+
+    fn charge(
+        &self,
+        request: &InferenceRequest,
+        prompt: Option<&PromptKeys>,
+        snapshot: &PoolSnapshot,
+        signals: &Signals,
+        decision: &Decision<'_>,
+    ) -> Decided {
+        let row = decision.table_row();
+        let state = &snapshot.states[signals.pool_row(row)];
+        let charge = state.load.charge(u64::from(request.prompt_tokens.unwrap_or(0)));
+        let mut explanation = explanation::explain(decision, snapshot, signals);
+        let mut expectation = None;
+        if let (Some(prompt), Some(size)) = (prompt, state.block_size_tokens())
+            && let Some(set) = prompt.set(size)
+        {
+            explanation.prompt_blocks = set.total_blocks();
+            let (known, expected) = signals.cached_tokens(row, &prompt.prompt_tokens, size);
+            explanation.predicted_cached_tokens = known;
+            explanation.expected_cached_tokens = expected;
+            if let (Some(expectations), Some(slot)) = (&self.expectations, state.engine.slot()) {
+                expectation = Some(expectations.expect(slot, prompt, size, Instant::now()));
+            }
+        }
+        decision.report_picked(request);
+        let picked = decision.table_rows().map(|row| snapshot.endpoints[signals.pool_row(row)].clone());
+        Decided { endpoints: picked.collect(), charge, expectation, explanation }
+    }
+}

@@ -1,0 +1,86 @@
+//! What a receipt says of a decision.
+
+use warmroute_plugin::MetricsState;
+use warmroute_scheduler::{Decision, ProfileRun};
+
+use super::Explanation;
+use super::signals::Signals;
+use crate::admin::metrics_word;
+use crate::pool::PoolSnapshot;
+use crate::receipt::{CandidateLine, Fallback, LISTED_CANDIDATES, ScorerLine};
+
+pub(super) fn explain(decision: &Decision<'_>, snapshot: &PoolSnapshot, signals: &Signals) -> Explanation {
+    let run = decision.primary();
+    let mut fallbacks = Vec::new();
+    if signals.metrics.iter().any(|state| state.fresh().is_none()) {
+        fallbacks.push(Fallback::MetricsNotFresh);
+    }
+    if (0..signals.len()).any(|row| snapshot.states[signals.pool_row(row)].engine.has_gaps()) {
+        fallbacks.push(Fallback::EventGaps);
+    }
+    if run.scorers().any(|scorer| scorer.not_a_number > 0) {
+        fallbacks.push(Fallback::ScoreNotANumber);
+    }
+    let address = |row: usize| snapshot.endpoints[signals.pool_row(row)].address.to_string();
+    Explanation {
+        profile: run.name().to_string(),
+        considered: signals.len(),
+        candidates: candidate_lines(&run, snapshot, signals),
+        runner_up: run.runner_up().map(|kept| address(run.kept()[kept] as usize)),
+        fallbacks,
+        ..Explanation::default()
+    }
+}
+
+/// The best candidates by total, then filtered ones, as many as a receipt lists.
+fn candidate_lines(run: &ProfileRun<'_>, snapshot: &PoolSnapshot, signals: &Signals) -> Vec<CandidateLine> {
+    let totals = run.totals();
+    let picked = run.order().first().copied();
+    let mut best: Vec<u32> = (0..totals.len() as u32).collect();
+    // The picked one is listed first, whatever its total: a random picker may take any.
+    best.sort_by(|a, b| {
+        let is_picked = |row: &u32| Some(*row) == picked;
+        is_picked(b).cmp(&is_picked(a)).then(totals[*b as usize].total_cmp(&totals[*a as usize]))
+    });
+    let mut lines = Vec::with_capacity(signals.len().min(LISTED_CANDIDATES));
+    for kept in best.into_iter().take(LISTED_CANDIDATES) {
+        let kept = kept as usize;
+        let mut line = line_of(run.kept()[kept] as usize, snapshot, signals);
+        line.total = totals[kept];
+        line.scores = run
+            .scorers()
+            .map(|scorer| ScorerLine {
+                scorer: scorer.name.to_string(),
+                score: scorer.scores[kept],
+                weight: scorer.weight,
+                weighted: scorer.weighted(kept),
+            })
+            .collect();
+        lines.push(line);
+    }
+    for (row, filter) in run.filtered().take(LISTED_CANDIDATES - lines.len()) {
+        let mut line = line_of(row, snapshot, signals);
+        line.filtered_by = Some(filter.to_string());
+        lines.push(line);
+    }
+    lines
+}
+
+fn line_of(row: usize, snapshot: &PoolSnapshot, signals: &Signals) -> CandidateLine {
+    let state: &MetricsState = &signals.metrics[row];
+    let metrics = state.last().copied().unwrap_or_default();
+    let (known_blocks, expected_blocks) = signals.held_blocks(row);
+    CandidateLine {
+        endpoint: snapshot.endpoints[signals.pool_row(row)].address.to_string(),
+        filtered_by: None,
+        scores: Vec::new(),
+        total: 0.0,
+        metrics: metrics_word(state).to_owned(),
+        waiting_requests: metrics.waiting_requests,
+        running_requests: metrics.running_requests,
+        kv_cache_utilization: metrics.kv_cache_utilization,
+        in_flight_requests: signals.in_flight[row].requests,
+        known_blocks,
+        expected_blocks,
+    }
+}

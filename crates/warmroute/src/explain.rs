@@ -1,0 +1,195 @@
+//! `warmroute explain`: fetches a receipt from a running picker and prints it for people.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+
+use crate::cli::ExplainOptions;
+use crate::receipt::{CandidateLine, Receipt};
+
+/// Fetches the receipt and gives the text to print.
+///
+/// # Errors
+/// The picker can't be reached or doesn't have that receipt; the error says what to do.
+pub async fn explain(options: &ExplainOptions) -> anyhow::Result<String> {
+    let base = options.address.trim_end_matches('/');
+    let url = format!("{base}/debug/decisions/{}", options.id);
+    let uri = url.parse().with_context(|| format!("{url} is not a URL"))?;
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let response = tokio::time::timeout(Duration::from_secs(10), client.get(uri)).await;
+    let response =
+        response.with_context(|| format!("no answer from {base} within 10 seconds"))?.with_context(|| {
+            format!("can't reach {base}: is the picker running? --address names its metrics port")
+        })?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), 16 * 1024 * 1024).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!("answer of {url} not readable: {error}"))?.to_bytes();
+    if status == http::StatusCode::NOT_FOUND {
+        bail!("no decision {:?} there: the newest ones are listed at {base}/debug/decisions", options.id);
+    }
+    if status != http::StatusCode::OK {
+        bail!("{url} answered {status}");
+    }
+    if options.json {
+        return Ok(String::from_utf8_lossy(&body).into_owned());
+    }
+    let receipt: Receipt =
+        serde_json::from_slice(&body).context("that is no receipt: is this a Warmroute picker?")?;
+    Ok(describe(&receipt))
+}
+
+/// A receipt in words and a table.
+pub fn describe(receipt: &Receipt) -> String {
+    let mut text = String::new();
+    let pick = match (&receipt.pick, &receipt.refusal) {
+        (Some(pick), _) => format!("sent to {pick}"),
+        (None, Some(refusal)) => format!("refused: {refusal}"),
+        (None, None) => "not decided".to_owned(),
+    };
+    line(&mut text, format_args!("decision {} (request {}): {pick}", receipt.id, receipt.request_id));
+    let tokens = receipt.prompt_tokens.map_or("unknown".to_owned(), |tokens| tokens.to_string());
+    line(
+        &mut text,
+        format_args!(
+            "  model {:?}, {}{}, {} body bytes, {tokens} prompt tokens in {} full blocks",
+            receipt.model,
+            receipt.api,
+            if receipt.stream { ", streamed" } else { "" },
+            receipt.body_bytes,
+            receipt.prompt_blocks
+        ),
+    );
+    if receipt.pick.is_some() {
+        line(
+            &mut text,
+            format_args!(
+                "  predicted to be served from its KV cache: {} tokens ({} with what is expected there soon)",
+                receipt.predicted_cached_tokens, receipt.expected_cached_tokens
+            ),
+        );
+    }
+    if let Some(runner_up) = &receipt.runner_up {
+        line(&mut text, format_args!("  runner-up {runner_up}"));
+    }
+    let steps = &receipt.steps;
+    line(
+        &mut text,
+        format_args!(
+            "  time: {} µs receiving, {} µs prompt to block keys, {} µs deciding",
+            steps.receive_us, steps.prompt_us, steps.decide_us
+        ),
+    );
+    for fallback in &receipt.fallbacks {
+        let detail =
+            if fallback.detail.is_empty() { String::new() } else { format!(": {}", fallback.detail) };
+        line(&mut text, format_args!("  fallback {}{detail}", fallback.kind.as_str()));
+    }
+    if !receipt.candidates.is_empty() {
+        text.push('\n');
+        candidate_table(&mut text, receipt);
+    }
+    let omitted = receipt.candidates_considered.saturating_sub(receipt.candidates.len());
+    if omitted > 0 {
+        line(&mut text, format_args!("  … and {omitted} more candidates"));
+    }
+    text
+}
+
+fn candidate_table(text: &mut String, receipt: &Receipt) {
+    let scorers: Vec<&str> = receipt
+        .candidates
+        .iter()
+        .find(|candidate| !candidate.scores.is_empty())
+        .map(|candidate| candidate.scores.iter().map(|score| score.scorer.as_str()).collect())
+        .unwrap_or_default();
+    let mut header = vec!["endpoint".to_owned(), "total".to_owned()];
+    header.extend(scorers.iter().map(|scorer| (*scorer).to_owned()));
+    header.extend(["blocks held", "waiting", "running", "kv", "in flight", "metrics"].map(str::to_owned));
+    let mut rows = vec![header];
+    for candidate in &receipt.candidates {
+        let picked = receipt.pick.as_deref() == Some(candidate.endpoint.as_str());
+        rows.push(candidate_row(candidate, scorers.len(), picked));
+    }
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns)
+        .map(|at| {
+            rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        })
+        .collect();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        line(text, format_args!("  {}", cells.join("  ").trim_end()));
+    }
+}
+
+fn candidate_row(candidate: &CandidateLine, scorers: usize, picked: bool) -> Vec<String> {
+    let mark = if picked { "→ " } else { "  " };
+    let mut row = vec![format!("{mark}{}", candidate.endpoint)];
+    match &candidate.filtered_by {
+        Some(filter) => {
+            row.push(format!("filtered by {filter}"));
+            row.extend(std::iter::repeat_n(String::new(), scorers));
+        }
+        None => {
+            row.push(format!("{:.3}", candidate.total));
+            let shown = candidate.scores.iter().map(|s| format!("{:.3} × {}", s.score, s.weight));
+            row.extend(shown.chain(std::iter::repeat_n(String::new(), scorers)).take(scorers));
+        }
+    }
+    let expected = candidate.expected_blocks.saturating_sub(candidate.known_blocks);
+    let plus = if expected > 0 { format!(" (+{expected} expected)") } else { String::new() };
+    row.push(format!("{}{plus}", candidate.known_blocks));
+    row.push(candidate.waiting_requests.to_string());
+    row.push(candidate.running_requests.to_string());
+    row.push(format!("{:.0}%", candidate.kv_cache_utilization * 100.0));
+    row.push(candidate.in_flight_requests.to_string());
+    row.push(candidate.metrics.clone());
+    row
+}
+
+fn line(text: &mut String, words: std::fmt::Arguments<'_>) {
+    // Writing to a String can't fail.
+    let _ = writeln!(text, "{words}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receipt::{Fallback, FallbackNote, ScorerLine};
+
+    #[test]
+    fn a_receipt_reads_as_a_table() {
+        let scores =
+            vec![ScorerLine { scorer: "queue-scorer".into(), score: 0.5, weight: 2.0, weighted: 1.0 }];
+        let candidate = CandidateLine {
+            endpoint: "127.0.0.2:8000".into(),
+            scores,
+            total: 1.0,
+            known_blocks: 7,
+            expected_blocks: 9,
+            metrics: "fresh".into(),
+            ..CandidateLine::default()
+        };
+        let receipt = Receipt {
+            id: 17,
+            request_id: "r-1".into(),
+            pick: Some("127.0.0.2:8000".into()),
+            candidates_considered: 3,
+            candidates: vec![candidate],
+            fallbacks: vec![FallbackNote { kind: Fallback::TokenizeDeadline, detail: "over 200 ms".into() }],
+            ..Receipt::default()
+        };
+        let text = describe(&receipt);
+        assert!(text.contains("decision 17 (request r-1): sent to 127.0.0.2:8000"), "{text}");
+        assert!(text.contains("→ 127.0.0.2:8000  1.000  0.500 × 2"), "{text}");
+        assert!(text.contains("7 (+2 expected)"), "{text}");
+        assert!(text.contains("fallback tokenize-deadline: over 200 ms"), "{text}");
+        assert!(text.contains("… and 2 more candidates"), "{text}");
+    }
+}

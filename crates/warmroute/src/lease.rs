@@ -1,0 +1,112 @@
+//! In-flight accounting as ownership: a lease is the charge of one request, and dropping it is the only way to release.
+//!
+//! A lease points at an incarnation of an endpoint, not at its name: a request that outlives its endpoint releases what
+//! it charged there, and never touches a successor under the same address.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use prometheus::IntGauge;
+use warmroute_ext_proc::{HeaderList, StreamLease};
+use warmroute_plugin::InFlight;
+
+use crate::engine_events::Expectation;
+
+/// What this picker has in flight at one incarnation of an endpoint.
+#[derive(Debug, Default)]
+pub struct EndpointLoad {
+    requests: AtomicU32,
+    prompt_tokens: AtomicU64,
+}
+
+impl EndpointLoad {
+    /// Charges one request with its prompt tokens (0 if unknown).
+    pub fn charge(self: &Arc<Self>, prompt_tokens: u64) -> Charge {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.prompt_tokens.fetch_add(prompt_tokens, Ordering::Relaxed);
+        Charge { load: self.clone(), prompt_tokens }
+    }
+
+    /// As of now.
+    pub fn in_flight(&self) -> InFlight {
+        InFlight {
+            requests: self.requests.load(Ordering::Relaxed),
+            prompt_tokens: self.prompt_tokens.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// One request's share of an endpoint's load. Dropping it takes the share back.
+#[derive(Debug)]
+pub struct Charge {
+    load: Arc<EndpointLoad>,
+    prompt_tokens: u64,
+}
+
+impl Charge {
+    /// The prompt has been computed: its tokens are no load any more, the request still is.
+    pub fn prefill_is_over(&mut self) {
+        let tokens = std::mem::take(&mut self.prompt_tokens);
+        self.load.prompt_tokens.fetch_sub(tokens, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.prefill_is_over();
+        self.load.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A gauge that counts this value while it lives.
+#[derive(Debug)]
+struct Counted(IntGauge);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Everything that one request in flight holds.
+#[derive(Debug)]
+pub struct Lease {
+    charge: Charge,
+    /// Blocks that the engine is expected to hold soon because of this request; withdrawn some time after the end.
+    _expectation: Option<Expectation>,
+    _running: Counted,
+}
+
+impl Lease {
+    /// Holds a charge, an expectation if there is one, and a place in the gauge of running requests.
+    pub fn new(charge: Charge, expectation: Option<Expectation>, running: IntGauge) -> Self {
+        running.inc();
+        Self { charge, _expectation: expectation, _running: Counted(running) }
+    }
+}
+
+impl StreamLease for Lease {
+    /// The engine answers when the prompt is computed.
+    fn response_headers(&mut self, _status: Option<u16>, _headers: &HeaderList) {
+        self.charge.prefill_is_over();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_charge_releases_what_it_took_and_no_more() {
+        let load = Arc::new(EndpointLoad::default());
+        let mut first = load.charge(100);
+        let second = load.charge(7);
+        assert_eq!(load.in_flight(), InFlight { requests: 2, prompt_tokens: 107 });
+        first.prefill_is_over();
+        first.prefill_is_over();
+        assert_eq!(load.in_flight(), InFlight { requests: 2, prompt_tokens: 7 });
+        drop(first);
+        drop(second);
+        assert_eq!(load.in_flight(), InFlight::default());
+    }
+}

@@ -1,0 +1,265 @@
+//! The path of a request, top-down: read the body, make tokens and keys, decide, answer, write the receipt.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use warmroute_ext_proc::{EndpointPicker, HttpRequest, Picked, Refusal};
+use warmroute_inference_api::{Api, Rejection, api_of_path};
+use warmroute_plugin::{Endpoint, InferenceRequest};
+use warmroute_scheduler::ScheduleError;
+
+use crate::decision::{Decided, Decider, Explanation, NotDecided};
+use crate::lease::Lease;
+use crate::metrics::Metrics;
+use crate::prompt::{PromptReader, ReadRequest};
+use crate::receipt::{Fallback, FallbackNote, Receipt, ReceiptRing, StepTimes};
+
+/// Label values of things that come with later features, spelt as the llm-d Router EPP spells their defaults.
+const DEFAULT_FAIRNESS_ID: &str = "default-flow";
+const DEFAULT_PRIORITY: &str = "0";
+
+/// Picks endpoints for requests: what the ext-proc service calls.
+pub struct Picker {
+    reader: PromptReader,
+    decider: Decider,
+    receipts: Arc<ReceiptRing>,
+    metrics: Arc<Metrics>,
+    parses_bodies: bool,
+}
+
+impl Picker {
+    /// A picker from its parts. Unless it `parses_bodies`, every request is scheduled without looking into it.
+    pub fn new(
+        reader: PromptReader,
+        decider: Decider,
+        receipts: Arc<ReceiptRing>,
+        metrics: Arc<Metrics>,
+        parses_bodies: bool,
+    ) -> Self {
+        Self { reader, decider, receipts, metrics, parses_bodies }
+    }
+
+    /// The API by which the body is read.
+    fn api_of(&self, request: &HttpRequest) -> Api {
+        if self.parses_bodies { api_of_path(request.path()) } else { Api::Other }
+    }
+}
+
+impl EndpointPicker for Picker {
+    type Lease = Lease;
+
+    async fn pick(&self, request: HttpRequest) -> Result<Picked<Lease>, Refusal> {
+        let mut draft = Draft::new(&request);
+        let outcome = self.read_and_decide(&request, &mut draft).await;
+        self.finish(draft, outcome)
+    }
+
+    async fn pick_by_load(&self, request: HttpRequest) -> Result<Picked<Lease>, Refusal> {
+        let mut draft = Draft::new(&request);
+        draft.fallback(Fallback::PickedByLoad, "picking failed inside");
+        tracing::error!(request_id = %request.request_id, "picking failed inside: the request is picked by load alone");
+        let outcome =
+            self.decider.decide_by_load(0, request.subset.as_deref()).map_err(|error| refusal_of(&error));
+        self.finish(draft, outcome)
+    }
+}
+
+impl Picker {
+    async fn read_and_decide(&self, request: &HttpRequest, draft: &mut Draft) -> Result<Decided, Refusal> {
+        let subset = request.subset.as_deref();
+        if request.body.is_empty() && request.body.is_complete() && !self.expects_body(request) {
+            draft.fallback(Fallback::NoBody, "");
+            return self.decider.decide_by_load(0, subset).map_err(|error| refusal_of(&error));
+        }
+        let api = self.api_of(request);
+        draft.receipt.api = api_word(api).to_owned();
+        let read = self.read(request, api, draft).await?;
+        let inference_request = inference_request(request, &read);
+        draft.read(&read);
+        let decided = self.decider.decide(&inference_request, read.prompt.as_ref(), subset);
+        draft.decided_now();
+        decided.map_err(|error| refusal_of(&error))
+    }
+
+    async fn read(&self, request: &HttpRequest, api: Api, draft: &mut Draft) -> Result<ReadRequest, Refusal> {
+        if !request.body.is_complete() {
+            draft.fallback(
+                Fallback::BodyIncomplete,
+                "the gateway's body mode asks for an answer before the body's end",
+            );
+            draft.read_now();
+            return Ok(ReadRequest::default());
+        }
+        let read = self.reader.read(api, request.body.contiguous(), self.decider.keys_wanted()).await;
+        draft.read_now();
+        read.map_err(|rejection| bad_request(&rejection))
+    }
+
+    /// Requests that must have a body: an empty one is a mistake that the parser names.
+    fn expects_body(&self, request: &HttpRequest) -> bool {
+        matches!(request.method(), "POST" | "PUT" | "PATCH") && self.api_of(request) != Api::Other
+    }
+
+    /// Writes metrics and the receipt, and makes the answer.
+    fn finish(&self, mut draft: Draft, outcome: Result<Decided, Refusal>) -> Result<Picked<Lease>, Refusal> {
+        let model = self.metrics.model_label(&draft.receipt.model).to_owned();
+        let labels = [model.as_str(), model.as_str(), DEFAULT_FAIRNESS_ID, DEFAULT_PRIORITY];
+        self.metrics.requests.total.with_label_values(&labels).inc();
+        let answer = match outcome {
+            Ok(decided) => {
+                let endpoints = decided.endpoints;
+                draft.explain(decided.explanation, &endpoints);
+                let running = self.metrics.requests.running.with_label_values(&labels);
+                let lease = Lease::new(decided.charge, decided.expectation, running);
+                let mut picked = Picked::new(String::new(), lease);
+                picked.destinations = endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+                Ok(picked)
+            }
+            Err(refusal) => {
+                let [model, target, fairness, priority] = labels;
+                let labels = [model, target, fairness, priority, refusal.code];
+                self.metrics.requests.errors.with_label_values(&labels).inc();
+                draft.receipt.refusal =
+                    Some(format!("{} {}: {}", refusal.status, refusal.code, refusal.message));
+                Err(refusal)
+            }
+        };
+        self.observe(&draft);
+        self.receipts.push(draft.receipt);
+        answer
+    }
+
+    fn observe(&self, draft: &Draft) {
+        let receipt = &draft.receipt;
+        for note in &receipt.fallbacks {
+            self.metrics.requests.fallbacks.with_label_values(&[note.kind.as_str()]).inc();
+        }
+        if receipt.pick.is_some() {
+            self.metrics.requests.prompt_tokens.inc_by(u64::from(receipt.prompt_tokens.unwrap_or(0)));
+            self.metrics.requests.predicted_cached_tokens.inc_by(u64::from(receipt.predicted_cached_tokens));
+        }
+        let seconds = |us: u64| us as f64 / 1e6;
+        self.metrics.requests.prompt_seconds.observe(seconds(receipt.steps.prompt_us));
+        self.metrics.requests.scheduler_seconds.observe(seconds(receipt.steps.decide_us));
+        let whole = draft.started.elapsed().as_secs_f64();
+        self.metrics.requests.processing_seconds.observe(whole);
+        self.metrics.requests.decision_seconds.observe(whole);
+    }
+}
+
+/// The receipt while it is being written.
+struct Draft {
+    receipt: Receipt,
+    started: Instant,
+    step: Instant,
+}
+
+impl Draft {
+    fn new(request: &HttpRequest) -> Self {
+        let started = Instant::now();
+        let receipt = Receipt {
+            request_id: request.request_id.to_string(),
+            api: api_word(Api::Other).to_owned(),
+            body_bytes: request.body.len_bytes(),
+            steps: StepTimes {
+                receive_us: micros(started.saturating_duration_since(request.received_at)),
+                ..StepTimes::default()
+            },
+            ..Receipt::default()
+        };
+        Self { receipt, started, step: started }
+    }
+
+    fn fallback(&mut self, kind: Fallback, detail: impl Into<String>) {
+        self.receipt.fallbacks.push(FallbackNote { kind, detail: detail.into() });
+    }
+
+    fn read_now(&mut self) {
+        self.receipt.steps.prompt_us = micros(self.step.elapsed());
+        self.step = Instant::now();
+    }
+
+    fn decided_now(&mut self) {
+        self.receipt.steps.decide_us = micros(self.step.elapsed());
+    }
+
+    fn read(&mut self, read: &ReadRequest) {
+        self.receipt.model.clone_from(&read.model);
+        self.receipt.stream = read.stream;
+        self.receipt.prompt_tokens = read.prompt.as_ref().map(|prompt| prompt.total_tokens());
+        self.receipt.fallbacks.extend(read.fallback.clone());
+        if read.prompt.as_ref().is_some_and(|prompt| prompt.sets.is_empty()) {
+            self.fallback(Fallback::BlockSizeUnknown, "no engine has told its block size yet");
+        }
+    }
+
+    fn explain(&mut self, explanation: Explanation, endpoints: &[Arc<Endpoint>]) {
+        let receipt = &mut self.receipt;
+        receipt.profile = explanation.profile;
+        receipt.candidates_considered = explanation.considered;
+        receipt.candidates = explanation.candidates;
+        receipt.runner_up = explanation.runner_up;
+        receipt.prompt_blocks = explanation.prompt_blocks;
+        receipt.predicted_cached_tokens = explanation.predicted_cached_tokens;
+        receipt.expected_cached_tokens = explanation.expected_cached_tokens;
+        receipt.pick = endpoints.first().map(|endpoint| endpoint.address.to_string());
+        for kind in explanation.fallbacks {
+            receipt.fallbacks.push(FallbackNote { kind, detail: String::new() });
+        }
+    }
+}
+
+fn micros(time: std::time::Duration) -> u64 {
+    time.as_micros() as u64
+}
+
+fn api_word(api: Api) -> &'static str {
+    match api {
+        Api::ChatCompletions => "chat-completions",
+        Api::Completions => "completions",
+        Api::Other => "other",
+    }
+}
+
+fn inference_request(request: &HttpRequest, read: &ReadRequest) -> InferenceRequest {
+    let mut inference_request = InferenceRequest::new(request.request_id.clone(), read.model.as_str());
+    inference_request.headers = header_map(request);
+    inference_request.prompt_tokens = read.prompt.as_ref().map(|prompt| prompt.total_tokens());
+    inference_request.stream = read.stream;
+    inference_request
+}
+
+/// The headers as plugins get them; pseudo-headers and ones that aren't valid HTTP are left out.
+fn header_map(request: &HttpRequest) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(request.headers.len());
+    for (name, value) in request.headers.iter() {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+fn bad_request(rejection: &Rejection) -> Refusal {
+    Refusal::new(400, "BadRequest", rejection.to_string())
+}
+
+fn refusal_of(error: &NotDecided) -> Refusal {
+    match error {
+        NotDecided::NoCandidates => {
+            Refusal::new(503, "ServiceUnavailable", error.to_string()).with_reason("rejected-no-endpoints")
+        }
+        NotDecided::Schedule(ScheduleError::FilteredOut { .. }) => {
+            Refusal::new(429, "ResourceExhausted", "no endpoints available for the given request")
+                .with_reason("rejected-saturated")
+        }
+        NotDecided::Schedule(error) => {
+            Refusal::new(429, "ResourceExhausted", format!("failed to find target endpoint: {error}"))
+        }
+        NotDecided::Columns(error) => {
+            tracing::error!(%error, "the candidate table is inconsistent");
+            Refusal::inner_failure()
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The pool: the endpoints that may be picked, as one immutable snapshot at a time.
+//!
+//! Discovery is the only writer. What changes often about an endpoint (its metrics, its load) lives in the
+//! endpoint's own state, which snapshots share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock};
+use tokio_util::sync::CancellationToken;
+use warmroute_plugin::{Endpoint, EndpointId, EndpointMetrics, MetricsState};
+
+use crate::engine_events::EngineState;
+use crate::lease::EndpointLoad;
+
+/// What discovery knows of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// How people call it.
+    pub name: String,
+    /// Host without brackets: an IP address or a DNS name.
+    pub host: String,
+    /// Serving port.
+    pub port: u16,
+}
+
+impl EndpointSpec {
+    /// `host:port` as Envoy gets it; an IPv6 host is bracketed.
+    pub fn address(&self) -> String {
+        host_port(&self.host, self.port)
+    }
+}
+
+/// `host:port`, an IPv6 host in brackets.
+pub fn host_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// The last good scrape of an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Scrape {
+    /// What the page said.
+    pub metrics: EndpointMetrics,
+    /// When it had arrived.
+    pub at: Instant,
+}
+
+/// One incarnation of an endpoint: everything about it that changes while it is in the pool.
+#[derive(Debug)]
+pub struct EndpointState {
+    /// The endpoint as plugins see it.
+    pub endpoint: Arc<Endpoint>,
+    /// Where it is.
+    pub spec: EndpointSpec,
+    /// What this picker has in flight there.
+    pub load: Arc<EndpointLoad>,
+    /// The engine behind it, as its events tell.
+    pub engine: Arc<EngineState>,
+    /// Cancelled when the endpoint leaves the pool; ends its scraper and its subscription.
+    pub gone: CancellationToken,
+    scrape: RwLock<Option<Scrape>>,
+}
+
+impl EndpointState {
+    /// Publishes a good scrape.
+    pub fn scraped(&self, metrics: EndpointMetrics, at: Instant) {
+        *self.scrape.write() = Some(Scrape { metrics, at });
+    }
+
+    /// The last good scrape, however old.
+    pub fn last_scrape(&self) -> Option<Scrape> {
+        *self.scrape.read()
+    }
+
+    /// Never scraped, fresh, or older than `stale_after`.
+    pub fn metrics_state(&self, now: Instant, stale_after: Duration) -> MetricsState {
+        match *self.scrape.read() {
+            None => MetricsState::NeverScraped,
+            Some(scrape) if now.saturating_duration_since(scrape.at) > stale_after => {
+                MetricsState::Stale(scrape.metrics)
+            }
+            Some(scrape) => MetricsState::Fresh(scrape.metrics),
+        }
+    }
+
+    /// Tokens per KV block: what the engine's events say, else what its metrics say; None if neither does.
+    pub fn block_size_tokens(&self) -> Option<u32> {
+        let scraped = || self.last_scrape().map_or(0, |scrape| scrape.metrics.block_size_tokens);
+        match self.engine.block_size_tokens() {
+            0 => Some(scraped()).filter(|size| *size > 0),
+            size => Some(size),
+        }
+    }
+}
+
+/// One immutable version of the pool. `endpoints` and `states` are parallel: row i is the same endpoint.
+#[derive(Debug, Default)]
+pub struct PoolSnapshot {
+    /// Endpoints as plugins see them.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// Their state.
+    pub states: Vec<Arc<EndpointState>>,
+}
+
+impl PoolSnapshot {
+    /// Rows that a subset hint allows. Only the host part of each entry counts, as at the llm-d Router EPP, so that
+    /// all ranks of a pod qualify.
+    pub fn subset_rows(&self, subset: &[String]) -> Vec<u32> {
+        let hosts: Vec<&str> = subset.iter().map(|entry| warmroute_ext_proc::subset_host(entry)).collect();
+        let allowed = |state: &EndpointState| hosts.iter().any(|host| *host == state.spec.host);
+        (0u32..).zip(&self.states).filter(|(_, state)| allowed(state)).map(|(row, _)| row).collect()
+    }
+}
+
+/// What an update changed.
+#[derive(Debug, Default)]
+pub struct PoolChange {
+    /// Endpoints that are new.
+    pub added: Vec<Arc<EndpointState>>,
+    /// Endpoints that left; their `gone` tokens are cancelled.
+    pub removed: Vec<Arc<EndpointState>>,
+}
+
+/// The pool.
+#[derive(Debug)]
+pub struct Pool {
+    /// Name used in metric labels.
+    pub name: String,
+    snapshot: ArcSwap<PoolSnapshot>,
+    next_id: AtomicU32,
+    /// Writers take turns; readers never wait for this.
+    writer: Mutex<()>,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            snapshot: ArcSwap::default(),
+            next_id: AtomicU32::new(0),
+            writer: Mutex::new(()),
+        }
+    }
+
+    /// The pool as of now.
+    pub fn snapshot(&self) -> Arc<PoolSnapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Replaces the endpoints by those of `specs`, in this order; one that stays keeps its state. Duplicates count
+    /// once.
+    pub fn update(&self, specs: &[EndpointSpec]) -> PoolChange {
+        let _writer = self.writer.lock();
+        let old = self.snapshot();
+        let mut change = PoolChange::default();
+        let mut states: Vec<Arc<EndpointState>> = Vec::with_capacity(specs.len());
+        for spec in specs {
+            if states.iter().any(|state| state.spec == *spec) {
+                continue;
+            }
+            let state = old.states.iter().find(|state| state.spec == *spec).cloned();
+            states.push(state.unwrap_or_else(|| {
+                let state = Arc::new(self.new_state(spec));
+                change.added.push(state.clone());
+                state
+            }));
+        }
+        for state in &old.states {
+            if !specs.contains(&state.spec) {
+                state.gone.cancel();
+                change.removed.push(state.clone());
+            }
+        }
+        let endpoints = states.iter().map(|state| state.endpoint.clone()).collect();
+        self.snapshot.store(Arc::new(PoolSnapshot { endpoints, states }));
+        change
+    }
+
+    fn new_state(&self, spec: &EndpointSpec) -> EndpointState {
+        let id = EndpointId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        EndpointState {
+            endpoint: Arc::new(Endpoint::new(id, spec.name.as_str(), spec.address())),
+            spec: spec.clone(),
+            load: Arc::new(EndpointLoad::default()),
+            engine: Arc::new(EngineState::default()),
+            gone: CancellationToken::new(),
+            scrape: RwLock::new(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(host: &str, port: u16) -> EndpointSpec {
+        EndpointSpec { name: host_port(host, port), host: host.to_owned(), port }
+    }
+
+    #[test]
+    fn an_endpoint_that_stays_keeps_its_state_and_one_that_returns_is_new() {
+        let pool = Pool::new("p");
+        pool.update(&[spec("a", 1), spec("b", 1)]);
+        let first = pool.snapshot();
+        let change = pool.update(&[spec("b", 1), spec("c", 1), spec("c", 1)]);
+        assert_eq!((change.added.len(), change.removed.len()), (1, 1));
+        assert!(first.states[0].gone.is_cancelled());
+        let second = pool.snapshot();
+        assert!(Arc::ptr_eq(&first.states[1], &second.states[0]));
+        pool.update(&[spec("a", 1)]);
+        assert_ne!(pool.snapshot().endpoints[0].id, first.endpoints[0].id);
+    }
+
+    #[test]
+    fn metrics_are_never_scraped_then_fresh_then_stale() {
+        let pool = Pool::new("p");
+        pool.update(&[spec("a", 1)]);
+        let state = pool.snapshot().states[0].clone();
+        let (now, limit) = (Instant::now(), Duration::from_secs(2));
+        assert_eq!(state.metrics_state(now, limit), MetricsState::NeverScraped);
+        state.scraped(EndpointMetrics::new(1, 2, 0.5), now);
+        assert!(state.metrics_state(now + limit, limit).fresh().is_some());
+        let later = state.metrics_state(now + limit + Duration::from_millis(1), limit);
+        assert!(matches!(later, MetricsState::Stale(metrics) if metrics.waiting_requests == 1));
+    }
+
+    #[test]
+    fn a_subset_matches_hosts_whatever_the_port() {
+        let pool = Pool::new("p");
+        pool.update(&[
+            spec("10.0.0.1", 8000),
+            spec("10.0.0.1", 8001),
+            spec("::1", 8000),
+            spec("10.0.0.2", 1),
+        ]);
+        let snapshot = pool.snapshot();
+        assert_eq!(snapshot.subset_rows(&["10.0.0.1:9".to_owned()]), [0, 1]);
+        assert_eq!(snapshot.subset_rows(&["[::1]:8000".to_owned()]), [2]);
+        assert!(snapshot.subset_rows(&["10.0.0.3:1".to_owned()]).is_empty());
+        assert_eq!(&*snapshot.endpoints[2].address, "[::1]:8000");
+    }
+}

@@ -1,0 +1,82 @@
+//! From the configuration to a scheduler: everything that the file gets wrong is reported at once.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use warmroute_config::{
+    CheckedConfig, KnownTypes, ParameterMistake, PluginSpec, SchedulingKind, built_in, check,
+};
+use warmroute_plugin::{BuildContext, Needs, PluginKind, Registry};
+use warmroute_scheduler::{BuiltScheduler, SchedulerBuilder};
+
+use crate::cli::ServeOptions;
+
+/// Reads the configuration that the options name, or the built-in one.
+///
+/// # Errors
+/// The file can't be read, or has mistakes: all of them, with their places.
+pub fn read_config(options: &ServeOptions, registry: &Arc<Registry>) -> anyhow::Result<CheckedConfig> {
+    let known = known_types(registry);
+    let config = match (&options.config_file, &options.config_text) {
+        (Some(path), _) => {
+            let text = std::fs::read(path)
+                .with_context(|| format!("can't read --config-file {}", path.display()))?;
+            check(&path.display().to_string(), &text, &known)?
+        }
+        (None, Some(text)) => check("--config-text", text.as_bytes(), &known)?,
+        (None, None) => built_in(&known)?,
+    };
+    Ok(config)
+}
+
+/// What a configuration may name: the linked plugin types, which check their own parameters.
+pub fn known_types(registry: &Arc<Registry>) -> KnownTypes {
+    let builder = registry.clone();
+    let types = KnownTypes::new(registry.types().filter_map(|plugin_type| {
+        let kind = match plugin_type.kind() {
+            PluginKind::Filter => SchedulingKind::Filter,
+            PluginKind::Scorer => SchedulingKind::Scorer,
+            PluginKind::Picker => SchedulingKind::Picker,
+            _ => return None,
+        };
+        Some((plugin_type.name(), kind))
+    }));
+    types.check_parameters_with(move |plugin| takes_parameters(&builder, plugin))
+}
+
+fn takes_parameters(registry: &Registry, plugin: &PluginSpec) -> Result<(), ParameterMistake> {
+    let mut needs = Needs::default();
+    let mut context = BuildContext::new(&plugin.name, &mut needs);
+    match registry.build(&plugin.plugin_type, plugin.parameters.clone(), &mut context) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ParameterMistake { path: error.path().to_owned(), message: error.to_string() }),
+    }
+}
+
+/// Builds the plugins and profiles of a checked configuration.
+///
+/// # Errors
+/// A profile can't be put together, or a plugin reads prefix matches that nothing produces.
+pub fn build_scheduler(config: &CheckedConfig, registry: &Registry) -> anyhow::Result<BuiltScheduler> {
+    let mut builder = SchedulerBuilder::new(registry);
+    // A plugin that no profile names isn't built, so that nothing is computed for it.
+    let named = |plugin: &&PluginSpec| {
+        config.profiles.iter().any(|p| p.plugins.iter().any(|reference| reference.plugin_ref == plugin.name))
+    };
+    for plugin in config.plugins.iter().filter(named) {
+        builder.plugin(&plugin.name, &plugin.plugin_type, plugin.parameters.clone())?;
+    }
+    for profile in &config.profiles {
+        let plugins = profile.plugins.iter().map(|plugin| (plugin.plugin_ref.as_str(), plugin.weight));
+        builder.profile(&profile.name, plugins)?;
+    }
+    let built = builder.build()?;
+    let producer = config.prefix_producer.as_ref().map(|producer| producer.name.as_str());
+    for wanted in built.scheduler.prefix_producers() {
+        anyhow::ensure!(
+            Some(wanted.as_str()) == producer,
+            "a plugin reads prefix matches of {wanted:?}, and no such producer is configured"
+        );
+    }
+    Ok(built)
+}

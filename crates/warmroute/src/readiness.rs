@@ -1,0 +1,80 @@
+//! Whether this picker should get requests: what the health services answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
+
+/// Shared by the health services, the admin server and the shutdown.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    flags: Arc<Flags>,
+    changed: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct Flags {
+    pool_synced: AtomicBool,
+    listening: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self { flags: Arc::default(), changed: watch::Sender::new(false) }
+    }
+}
+
+impl Readiness {
+    /// The endpoints are known, be they none.
+    pub fn pool_is_synced(&self) {
+        self.set(&self.flags.pool_synced);
+    }
+
+    /// All listeners accept connections.
+    pub fn is_listening(&self) {
+        self.set(&self.flags.listening);
+    }
+
+    /// The process is about to stop.
+    pub fn is_draining(&self) {
+        self.set(&self.flags.draining);
+    }
+
+    /// Pool synced, listeners up, not draining. Knowledge of the engines' caches isn't waited for: an idle engine
+    /// sends nothing.
+    pub fn is_ready(&self) -> bool {
+        let flags = &self.flags;
+        flags.pool_synced.load(Ordering::Acquire)
+            && flags.listening.load(Ordering::Acquire)
+            && !flags.draining.load(Ordering::Acquire)
+    }
+
+    /// Waits until the picker is ready.
+    pub async fn ready(&self) {
+        let mut changes = self.changed.subscribe();
+        // The sender lives in self, so waiting can't fail.
+        let _ = changes.wait_for(|ready| *ready).await;
+    }
+
+    fn set(&self, flag: &AtomicBool) {
+        flag.store(true, Ordering::Release);
+        self.changed.send_replace(self.is_ready());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_synced_and_listening_and_not_draining() {
+        let readiness = Readiness::default();
+        readiness.pool_is_synced();
+        assert!(!readiness.is_ready());
+        readiness.is_listening();
+        assert!(readiness.is_ready());
+        readiness.is_draining();
+        assert!(!readiness.is_ready());
+    }
+}

@@ -1,0 +1,273 @@
+//! Receipts: the record of each decision, kept in a bounded ring and shown to people.
+//!
+//! A receipt never holds request text: names, counts, scores and times only.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+/// Candidates listed in one receipt; of more, the best by total score are kept and the rest only counted.
+pub const LISTED_CANDIDATES: usize = 32;
+
+/// Why a request was decided with less than the profile asked for. Each has a metric and a line in the receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fallback {
+    /// No tokenizer is configured and the prompt is text.
+    NoTokenizer,
+    /// The tokenizer or the chat template can't say what the engine will see.
+    NotTokenizable,
+    /// The engine is expected to refuse the request (it says so itself); it was picked without tokens.
+    LikelyRefusedByEngine,
+    /// Tokens and block keys took longer than their deadline.
+    TokenizeDeadline,
+    /// All tokenising slots were busy until the deadline.
+    TokenizeBusy,
+    /// No engine has told its block size yet, so nothing can be matched.
+    BlockSizeUnknown,
+    /// The API isn't one whose prompts can be turned into tokens.
+    NoPromptApi,
+    /// The body was not complete when the decision was due.
+    BodyIncomplete,
+    /// The picker failed inside; the endpoint was picked by load alone.
+    PickedByLoad,
+    /// The request has no body: it is spread by load, no profile runs.
+    NoBody,
+    /// At least one candidate's engine had lost events, so its view may lack blocks or claim lost ones.
+    EventGaps,
+    /// At least one candidate had no fresh metrics.
+    MetricsNotFresh,
+    /// A scorer gave a score that is not a number; it counted as 0.
+    ScoreNotANumber,
+}
+
+impl Fallback {
+    /// The word used in metrics, receipts and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoTokenizer => "no-tokenizer",
+            Self::NotTokenizable => "not-tokenizable",
+            Self::LikelyRefusedByEngine => "likely-refused-by-engine",
+            Self::TokenizeDeadline => "tokenize-deadline",
+            Self::TokenizeBusy => "tokenize-busy",
+            Self::BlockSizeUnknown => "block-size-unknown",
+            Self::NoPromptApi => "no-prompt-api",
+            Self::BodyIncomplete => "body-incomplete",
+            Self::PickedByLoad => "picked-by-load",
+            Self::NoBody => "no-body",
+            Self::EventGaps => "event-gaps",
+            Self::MetricsNotFresh => "metrics-not-fresh",
+            Self::ScoreNotANumber => "score-not-a-number",
+        }
+    }
+}
+
+/// One fallback of one decision, with what is known about the cause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FallbackNote {
+    /// Which one.
+    pub kind: Fallback,
+    /// Detail without request text; empty if the kind says it all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// What one scorer said of one candidate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScorerLine {
+    /// Name of the scorer in the config.
+    pub scorer: String,
+    /// Score, 0 to 1.
+    pub score: f64,
+    /// Weight in the profile.
+    pub weight: f64,
+    /// Score × weight, as it went into the total.
+    pub weighted: f64,
+}
+
+/// One candidate of one decision.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CandidateLine {
+    /// Address as Envoy gets it.
+    pub endpoint: String,
+    /// Name of the filter that removed it, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filtered_by: Option<String>,
+    /// One entry per scorer, in the profile's order; empty if filtered or if no profile ran.
+    #[serde(default)]
+    pub scores: Vec<ScorerLine>,
+    /// Sum of the weighted scores.
+    pub total: f64,
+    /// `fresh`, `stale` or `never-scraped`.
+    pub metrics: String,
+    /// Requests waiting in the engine, last known.
+    pub waiting_requests: u32,
+    /// Requests running in the engine, last known.
+    pub running_requests: u32,
+    /// Share of the KV cache in use, 0 to 1, last known.
+    pub kv_cache_utilization: f64,
+    /// Requests that this picker had in flight there before the pick.
+    pub in_flight_requests: u32,
+    /// Leading blocks of the prompt that the engine is known to hold.
+    pub known_blocks: u32,
+    /// Leading blocks that it holds or is expected to hold soon.
+    pub expected_blocks: u32,
+}
+
+/// Time spent in each step, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepTimes {
+    /// From the first message to the complete request: waiting for Envoy.
+    pub receive_us: u64,
+    /// Parsing, tokens and block keys, with waiting for a slot.
+    pub prompt_us: u64,
+    /// Look-up, scores, pick and charge, with waiting for the pool's lock.
+    pub decide_us: u64,
+}
+
+/// The record of one decision.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Number of the decision in this process, from 1.
+    pub id: u64,
+    /// The request's x-request-id.
+    pub request_id: String,
+    /// Milliseconds since the Unix epoch.
+    pub at_unix_ms: u64,
+    /// `chat-completions`, `completions` or `other`.
+    pub api: String,
+    /// Model that the client named; empty if none.
+    pub model: String,
+    /// Whether a streamed answer was asked for.
+    pub stream: bool,
+    /// Bytes of the request body.
+    pub body_bytes: usize,
+    /// Tokens of the prompt, all prompts of the request together; absent if unknown.
+    pub prompt_tokens: Option<u32>,
+    /// Full KV blocks of the prompt, in the picked engine's block size.
+    pub prompt_blocks: u32,
+    /// The scheduling profile; empty if none ran.
+    pub profile: String,
+    /// Endpoints considered, kept and filtered.
+    pub candidates_considered: usize,
+    /// The listed candidates, best total first, filtered ones last.
+    pub candidates: Vec<CandidateLine>,
+    /// The picked endpoint; absent if the request was refused.
+    pub pick: Option<String>,
+    /// The best endpoint that was not picked.
+    pub runner_up: Option<String>,
+    /// Prompt tokens that the picked engine should serve from its cache, by what it is known to hold.
+    pub predicted_cached_tokens: u32,
+    /// The same if what it is expected to hold soon counts too.
+    pub expected_cached_tokens: u32,
+    /// Everything that made this decision poorer than the profile asked for.
+    pub fallbacks: Vec<FallbackNote>,
+    /// Why the request was refused, if it was.
+    pub refusal: Option<String>,
+    /// Time spent per step.
+    pub steps: StepTimes,
+}
+
+/// The newest receipts, at most a fixed number.
+#[derive(Debug)]
+pub struct ReceiptRing {
+    kept: usize,
+    state: Mutex<RingState>,
+}
+
+#[derive(Debug, Default)]
+struct RingState {
+    next_id: u64,
+    receipts: VecDeque<Arc<Receipt>>,
+}
+
+impl ReceiptRing {
+    /// A ring of the newest `kept` receipts; 0 keeps none but still numbers them.
+    pub fn new(kept: usize) -> Self {
+        Self { kept, state: Mutex::new(RingState { next_id: 1, receipts: VecDeque::new() }) }
+    }
+
+    /// Numbers, dates and keeps a receipt; the oldest makes room. Returns it as kept.
+    pub fn push(&self, mut receipt: Receipt) -> Arc<Receipt> {
+        receipt.at_unix_ms = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64);
+        let mut state = self.state.lock();
+        receipt.id = state.next_id;
+        state.next_id += 1;
+        let receipt = Arc::new(receipt);
+        if self.kept > 0 {
+            if state.receipts.len() == self.kept {
+                state.receipts.pop_front();
+            }
+            state.receipts.push_back(receipt.clone());
+        }
+        receipt
+    }
+
+    /// The newest `count` receipts, newest first.
+    pub fn newest(&self, count: usize) -> Vec<Arc<Receipt>> {
+        self.state.lock().receipts.iter().rev().take(count).cloned().collect()
+    }
+
+    /// A receipt by its number, by its request id (the newest one of it), or the newest by `last`.
+    pub fn find(&self, id: &str) -> Option<Arc<Receipt>> {
+        let state = self.state.lock();
+        if id == "last" {
+            return state.receipts.back().cloned();
+        }
+        if let Ok(number) = id.parse::<u64>() {
+            let first = state.receipts.front()?.id;
+            if let Some(receipt) = number.checked_sub(first).and_then(|at| state.receipts.get(at as usize)) {
+                return Some(receipt.clone());
+            }
+        }
+        state.receipts.iter().rev().find(|receipt| receipt.request_id == id).cloned()
+    }
+
+    /// Decisions numbered so far.
+    pub fn decided(&self) -> u64 {
+        self.state.lock().next_id - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receipt(request_id: &str) -> Receipt {
+        Receipt { request_id: request_id.to_owned(), ..Receipt::default() }
+    }
+
+    #[test]
+    fn the_ring_keeps_the_newest_and_finds_them() {
+        let ring = ReceiptRing::new(2);
+        for id in ["a", "b", "c"] {
+            ring.push(receipt(id));
+        }
+        assert_eq!(ring.newest(9).iter().map(|r| r.id).collect::<Vec<_>>(), [3, 2]);
+        assert_eq!(ring.find("2").unwrap().request_id, "b");
+        assert_eq!(ring.find("c").unwrap().id, 3);
+        assert_eq!(ring.find("last").unwrap().id, 3);
+        assert!(ring.find("1").is_none() && ring.find("a").is_none());
+        assert_eq!(ring.decided(), 3);
+    }
+
+    #[test]
+    fn a_ring_of_none_still_numbers() {
+        let ring = ReceiptRing::new(0);
+        assert_eq!(ring.push(receipt("a")).id, 1);
+        assert!(ring.newest(1).is_empty());
+    }
+
+    #[test]
+    fn fallbacks_are_spelt_the_same_everywhere() {
+        let all = [Fallback::NoTokenizer, Fallback::TokenizeDeadline, Fallback::ScoreNotANumber];
+        for kind in all {
+            assert_eq!(serde_json::to_string(&kind).unwrap(), format!("{:?}", kind.as_str()));
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The composition root: builds the picker from options and configuration, runs it, drains it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use warmroute_config::{CheckedConfig, Parser};
+use warmroute_ext_proc::ExtProcService;
+use warmroute_kv_index::{IndexLimits, KvIndex};
+use warmroute_plugin::Registry;
+use warmroute_scheduler::BuiltScheduler;
+use warmroute_tokenize::ModelTokenizer;
+
+use crate::admin::Admin;
+use crate::cli::ServeOptions;
+use crate::decision::Decider;
+use crate::discovery::static_endpoints;
+use crate::engine_events::{EngineEvents, EventSettings, Expectations, WITHDRAW_INTERVAL};
+use crate::grpc::{ServingTls, ext_proc_server, ext_proc_service, health_server, listen};
+use crate::metrics::Metrics;
+use crate::picker::Picker;
+use crate::pool::Pool;
+use crate::profile::{build_scheduler, read_config};
+use crate::prompt::{AdapterNames, PromptReader};
+use crate::readiness::Readiness;
+use crate::receipt::ReceiptRing;
+use crate::scrape::{MetricsPage, Scraper};
+use crate::tasks::{Tasks, VitalEnd};
+
+/// Longest wait for tasks at the end.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// Serves until a signal or until a vital task ends.
+///
+/// # Errors
+/// The options or the configuration are wrong, a port is taken, or a vital task ended.
+pub async fn run(options: ServeOptions, registry: Arc<Registry>) -> anyhow::Result<()> {
+    // The first provider stays; a second installation is no mistake.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = read_config(&options, &registry)?;
+    tracing::info!("configuration in effect:\n{}", config.summary().trim_end());
+    for notice in config.notice_lines() {
+        tracing::warn!("{notice}");
+    }
+    let (tasks, vital_ends) = Tasks::new();
+    let scheduler = build_scheduler(&config, &registry)?;
+    let parts = Parts::build(&options, &config, scheduler, &tasks).await?;
+    let listeners = Listeners::bind(&options).await?;
+    parts.start(&options, listeners, &tasks)?;
+    stop_when_told(&options, &parts, &tasks, vital_ends).await
+}
+
+/// Everything that lives as long as the process.
+struct Parts {
+    pool: Arc<Pool>,
+    metrics: Arc<Metrics>,
+    receipts: Arc<ReceiptRing>,
+    readiness: Readiness,
+    service: ExtProcService<Picker>,
+    index: Arc<KvIndex>,
+    events: EngineEvents,
+    /// None: the configuration turns scraping off.
+    scraper: Option<Scraper>,
+    expectations: Option<Arc<Expectations>>,
+    profile: String,
+}
+
+impl Parts {
+    async fn build(
+        options: &ServeOptions,
+        config: &CheckedConfig,
+        scheduler: BuiltScheduler,
+        tasks: &Tasks,
+    ) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::try_new().context("can't register metrics")?);
+        let pool = Arc::new(Pool::new("epp"));
+        let limits = IndexLimits { max_entries: options.kv_index_max_entries, ..IndexLimits::default() };
+        let index = KvIndex::new(limits);
+        let adapters = Arc::new(AdapterNames::default());
+        let tokenizer = load_tokenizer(options, config).await?;
+        let events = EngineEvents::try_new(
+            index.clone(),
+            event_settings(options, config),
+            metrics.clone(),
+            &adapters,
+        )?;
+        let expectations = config
+            .prefix_producer
+            .as_ref()
+            .filter(|producer| producer.speculative_indexing)
+            .map(|producer| Arc::new(Expectations::new(index.clone(), producer.speculative_ttl)));
+        for (_, task) in scheduler.tasks {
+            tasks.spawn("plugin", task);
+        }
+        let decider = Decider::new(
+            pool.clone(),
+            scheduler.scheduler,
+            index.clone(),
+            expectations.clone(),
+            options.metrics_staleness_threshold,
+            metrics.clone(),
+        );
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let concurrency = options.tokenize_concurrency.unwrap_or(cores);
+        let reader = PromptReader::new(tokenizer, adapters, concurrency, options.tokenize_deadline);
+        let receipts = Arc::new(ReceiptRing::new(options.decisions_kept));
+        let parses_bodies = config.parsers.contains(&Parser::OpenAi);
+        let picker = Picker::new(reader, decider, receipts.clone(), metrics.clone(), parses_bodies);
+        let service = ext_proc_service(Arc::new(picker), options.max_request_body_bytes);
+        let scraper = config.metrics_source.as_ref().map(|source| {
+            let interval = source.interval.unwrap_or(options.refresh_metrics_interval);
+            let page = MetricsPage { path: source.path.clone(), port: source.port, interval };
+            Scraper::new(page, metrics.clone())
+        });
+        let (readiness, profile) = (Readiness::default(), config.summary());
+        Ok(Self {
+            pool,
+            metrics,
+            receipts,
+            readiness,
+            service,
+            index,
+            events,
+            scraper,
+            expectations,
+            profile,
+        })
+    }
+
+    fn start(&self, options: &ServeOptions, listeners: Listeners, tasks: &Tasks) -> anyhow::Result<()> {
+        self.discover(options, tasks)?;
+        if let Some(expectations) = self.expectations.clone() {
+            tasks.spawn("withdrawals", async move {
+                let mut ticks = tokio::time::interval(WITHDRAW_INTERVAL);
+                loop {
+                    ticks.tick().await;
+                    expectations.withdraw_due(Instant::now());
+                }
+            });
+        }
+        let stop = tasks.stop_token();
+        let tls = options.secure_serving.then_some(ServingTls { cert_path: options.cert_path.as_deref() });
+        let readiness = || self.readiness.clone();
+        let ext_proc = ext_proc_server(listeners.ext_proc, &self.service, readiness(), tls, stop.clone())?;
+        tasks.spawn_vital("ext-proc server", ext_proc);
+        tasks.spawn_vital("health server", health_server(listeners.health, readiness(), stop.clone()));
+        tasks.spawn_vital("metrics server", self.admin(options).serve(listeners.admin, stop));
+        self.readiness.is_listening();
+        tracing::info!(
+            grpc_port = options.grpc_port,
+            health_port = options.grpc_health_port,
+            metrics_port = options.metrics_port,
+            tls = options.secure_serving,
+            "serving"
+        );
+        Ok(())
+    }
+
+    fn discover(&self, options: &ServeOptions, tasks: &Tasks) -> anyhow::Result<()> {
+        let specs = static_endpoints(&options.endpoints)?;
+        if specs.is_empty() {
+            tracing::warn!(
+                "no endpoints: every request will be refused with 503; name some with --endpoints"
+            );
+        }
+        for endpoint in self.pool.update(&specs).added {
+            if let Some(scraper) = self.scraper.clone() {
+                tasks.spawn("scraper", scraper.run(endpoint.clone()));
+            }
+            tasks.spawn("subscription", self.events.clone().follow(endpoint));
+        }
+        self.readiness.pool_is_synced();
+        Ok(())
+    }
+
+    fn admin(&self, options: &ServeOptions) -> Admin {
+        let (pool, metrics, index) = (self.pool.clone(), self.metrics.clone(), self.index.clone());
+        let (events, service) = (self.events.clone(), self.service.clone());
+        let refresh = move || {
+            let stats = index.stats();
+            metrics.index.entries.set(stats.entries as i64);
+            metrics.events.queue_depth.set(events.queue_depth() as i64);
+            let endpoints = pool.snapshot().states.len() as i64;
+            metrics.pool.endpoints.with_label_values(&[&pool.name]).set(endpoints);
+            let counters = service.counters();
+            metrics.streams.open.set(counters.open_streams as i64);
+            metrics.streams.lease_blind.set(counters.lease_blind_ends as i64);
+            let violations: u64 = counters.violations.iter().map(|(_, count)| count).sum();
+            metrics.streams.protocol_violations.set(violations as i64);
+        };
+        Admin {
+            pool: self.pool.clone(),
+            receipts: self.receipts.clone(),
+            metrics: self.metrics.clone(),
+            refresh: Arc::new(refresh),
+            readiness: self.readiness.clone(),
+            stale_after: options.metrics_staleness_threshold,
+            profile: self.profile.clone(),
+        }
+    }
+}
+
+struct Listeners {
+    ext_proc: tokio::net::TcpListener,
+    health: tokio::net::TcpListener,
+    admin: tokio::net::TcpListener,
+}
+
+impl Listeners {
+    async fn bind(options: &ServeOptions) -> anyhow::Result<Self> {
+        Ok(Self {
+            ext_proc: listen(options.bind_address, options.grpc_port, "--grpc-port").await?,
+            health: listen(options.bind_address, options.grpc_health_port, "--grpc-health-port").await?,
+            admin: listen(options.bind_address, options.metrics_port, "--metrics-port").await?,
+        })
+    }
+}
+
+fn event_settings(options: &ServeOptions, config: &CheckedConfig) -> EventSettings {
+    match &config.prefix_producer {
+        Some(producer) => EventSettings {
+            port: producer.socket_port.unwrap_or(options.kv_events_port),
+            topic_filter: producer.topic_filter.clone(),
+            shards: producer.concurrency as usize,
+        },
+        // Nobody asks for prefix matches, so engines aren't followed.
+        None => EventSettings { port: 0, topic_filter: String::new(), shards: 1 },
+    }
+}
+
+/// Loads the tokenizer off the async threads: it takes most of a second.
+async fn load_tokenizer(
+    options: &ServeOptions,
+    config: &CheckedConfig,
+) -> anyhow::Result<Option<Arc<ModelTokenizer>>> {
+    let from_config = config.token_producer.as_ref().map(|producer| producer.path.clone());
+    let Some(dir) = options.tokenizer.clone().or(from_config) else {
+        if config.prefix_producer.is_some() {
+            tracing::warn!(
+                "no tokenizer: text prompts can't be matched against KV caches; give --tokenizer DIR"
+            );
+        }
+        return Ok(None);
+    };
+    let started = Instant::now();
+    let shown = dir.display().to_string();
+    let loaded =
+        tokio::task::spawn_blocking(move || ModelTokenizer::load(&dir)).await.context("loading panicked")?;
+    let tokenizer = loaded.context("--tokenizer")?;
+    tracing::info!(dir = shown, took_ms = started.elapsed().as_millis() as u64, "tokenizer loaded");
+    Ok(Some(Arc::new(tokenizer)))
+}
+
+/// Waits for a signal or for the end of a vital task, then drains and stops.
+async fn stop_when_told(
+    options: &ServeOptions,
+    parts: &Parts,
+    tasks: &Tasks,
+    mut vital_ends: mpsc::Receiver<VitalEnd>,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
+    let end = tokio::select! {
+        _ = terminate.recv() => {
+            parts.readiness.is_draining();
+            parts.service.drain().start();
+            tracing::info!(drain_timeout_ms = options.drain_timeout.as_millis() as u64,
+                "SIGTERM: not ready any more, still serving; another signal ends the wait");
+            tokio::select! {
+                () = tokio::time::sleep(options.drain_timeout) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            None
+        }
+        _ = interrupt.recv() => None,
+        end = vital_ends.recv() => end,
+    };
+    parts.readiness.is_draining();
+    let still_open = parts.service.drain().finish(options.drain_timeout).await;
+    if still_open > 0 {
+        tracing::warn!(still_open, "streams are still open after the drain and will be cut");
+    }
+    if !tasks.shut_down(SHUTDOWN_GRACE).await {
+        tracing::warn!("some tasks did not end in time");
+    }
+    tracing::info!("stopped");
+    match end {
+        None => Ok(()),
+        Some(end) => bail!(end),
+    }
+}

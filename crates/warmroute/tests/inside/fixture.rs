@@ -1,0 +1,157 @@
+//! A picker over endpoints that need no network, with a real index that tests write through events.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use warmroute::decision::Decider;
+use warmroute::engine_events::Expectations;
+use warmroute::metrics::Metrics;
+use warmroute::picker::Picker;
+use warmroute::pool::{EndpointSpec, Pool};
+use warmroute::profile::{build_scheduler, read_config};
+use warmroute::prompt::{AdapterNames, PromptReader};
+use warmroute::receipt::ReceiptRing;
+use warmroute_ext_proc::{HeaderList, HttpRequest};
+use warmroute_kv_events::{BlocksStored, EngineHash, EventBatch, KvEvent, Medium, SkippedEvents};
+use warmroute_kv_index::{EngineView, IndexLimits, KvIndex};
+use warmroute_plugin::{EndpointMetrics, InFlight, Registry};
+
+pub(crate) const ACTIVE_REQUESTS: &str = "
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- type: active-request-scorer
+- type: max-score-picker
+schedulingProfiles:
+- name: default
+  plugins:
+  - pluginRef: active-request-scorer
+  - pluginRef: max-score-picker
+";
+
+pub(crate) const PREFIX_ONLY: &str = "
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- type: precise-prefix-cache-producer
+- type: prefix-cache-scorer
+  parameters:
+    prefixMatchInfoProducerName: precise-prefix-cache-producer
+- type: max-score-picker
+schedulingProfiles:
+- name: default
+  plugins:
+  - pluginRef: prefix-cache-scorer
+  - pluginRef: max-score-picker
+";
+
+/// Block size that the fixture's engines announce.
+pub(crate) const BLOCK_TOKENS: u32 = 16;
+
+pub(crate) struct Fixture {
+    pub(crate) picker: Arc<Picker>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) receipts: Arc<ReceiptRing>,
+    engines: Vec<parking_lot::Mutex<Option<EngineView>>>,
+}
+
+fn spec(at: usize) -> EndpointSpec {
+    EndpointSpec { name: format!("engine-{at}"), host: format!("127.0.0.{}", at + 2), port: 8000 }
+}
+
+/// The command line's options with a configuration as text.
+pub(crate) fn options(config: &str) -> warmroute::cli::ServeOptions {
+    use clap::Parser;
+    let cli = warmroute::cli::Cli::parse_from(["warmroute", "--config-text", config]);
+    cli.serve
+}
+
+pub(crate) fn registry() -> Registry {
+    warmroute::Warmroute::new().registry().unwrap()
+}
+
+impl Fixture {
+    pub(crate) fn new(config: &str, endpoints: usize) -> Self {
+        let registry = Arc::new(registry());
+        let config = read_config(&options(config), &registry).unwrap();
+        let scheduler = build_scheduler(&config, &registry).unwrap().scheduler;
+        let (pool, index) = (Arc::new(Pool::new("test")), KvIndex::new(IndexLimits::default()));
+        let metrics = Arc::new(Metrics::try_new().unwrap());
+        let receipts = Arc::new(ReceiptRing::new(16));
+        let expectations = Some(Arc::new(Expectations::new(index.clone(), Duration::from_secs(2))));
+        let stale_after = Duration::from_secs(3600);
+        let decider =
+            Decider::new(pool.clone(), scheduler, index.clone(), expectations, stale_after, metrics.clone());
+        let reader = PromptReader::new(None, Arc::new(AdapterNames::default()), 2, Duration::from_secs(5));
+        let picker = Arc::new(Picker::new(reader, decider, receipts.clone(), metrics, true));
+        pool.update(&(0..endpoints).map(spec).collect::<Vec<_>>());
+        let snapshot = pool.snapshot();
+        let engines = snapshot.states.iter().map(|state| {
+            let view = index.add_engine().unwrap();
+            state.engine.set_slot(view.slot());
+            parking_lot::Mutex::new(Some(view))
+        });
+        let engines = engines.collect();
+        Self { picker, pool, receipts, engines }
+    }
+
+    pub(crate) fn address(&self, at: usize) -> String {
+        spec(at).address()
+    }
+
+    /// The engine tells that it holds these tokens' blocks.
+    pub(crate) fn announce(&self, at: usize, tokens: &[u32]) {
+        let blocks = tokens.len() as u64 / u64::from(BLOCK_TOKENS);
+        let stored = BlocksStored {
+            hashes: (0..blocks).map(|block| EngineHash::from_u64(block + 1000 * (at as u64 + 1))).collect(),
+            parent: None,
+            token_ids: tokens.to_vec(),
+            block_size_tokens: BLOCK_TOKENS,
+            lora_name: None,
+            lora_id: None,
+            medium: Medium::Gpu,
+            group: None,
+            spec_kind: None,
+            sliding_window_tokens: None,
+            extra_keys: Vec::new(),
+            cache_salt: None,
+        };
+        let batch = EventBatch {
+            ts: 0.0,
+            events: vec![KvEvent::Stored(stored)],
+            data_parallel_rank: Some(0),
+            skipped: SkippedEvents::default(),
+        };
+        self.engines[at].lock().as_mut().unwrap().apply(&batch);
+        // Engines tell their block size in metrics too; here every one has the same.
+        for state in &self.pool.snapshot().states {
+            state.scraped(EndpointMetrics::default().with_cache(BLOCK_TOKENS, 1000), Instant::now());
+        }
+    }
+
+    /// The endpoint leaves the pool, and its engine the index.
+    pub(crate) fn remove(&mut self, at: usize) {
+        let left: Vec<EndpointSpec> = self
+            .pool
+            .snapshot()
+            .states
+            .iter()
+            .map(|state| state.spec.clone())
+            .filter(|other| *other != spec(at))
+            .collect();
+        self.pool.update(&left);
+        self.engines[at].lock().take();
+    }
+
+    pub(crate) fn assert_nothing_in_flight(&self) {
+        for state in &self.pool.snapshot().states {
+            assert_eq!(state.load.in_flight(), InFlight::default(), "{}", state.endpoint.address);
+        }
+    }
+}
+
+/// A completion request with a token-id prompt.
+pub(crate) fn completion(tokens: &[u32]) -> HttpRequest {
+    let headers = HeaderList::from_pairs([(":method", "POST"), (":path", "/v1/completions")]);
+    HttpRequest::new(headers, format!("{{\"model\":\"m\",\"prompt\":{tokens:?}}}"))
+}

@@ -1,0 +1,9 @@
+//! The picker from inside: decisions, leases and subscriptions, without Envoy.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is the failure of a test")]
+
+mod fixture;
+mod leases;
+mod picking;
+mod repository;
+mod subscription;

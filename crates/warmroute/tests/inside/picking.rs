@@ -1,0 +1,110 @@
+//! The whole decision without a gateway: from a request to a lease, with real charges and a real index.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::fixture::{ACTIVE_REQUESTS, Fixture, PREFIX_ONLY, completion};
+use warmroute_ext_proc::{EndpointPicker, HeaderList, HttpRequest};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_hundred_at_once_over_eight_idle_endpoints_spread_evenly() {
+    let fixture = Fixture::new(ACTIVE_REQUESTS, 8);
+    let start = Arc::new(tokio::sync::Barrier::new(200));
+    let mut picks = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let (picker, start) = (fixture.picker.clone(), start.clone());
+        picks.spawn(async move {
+            start.wait().await;
+            picker.pick(completion(&[1; 40])).await.unwrap()
+        });
+    }
+    let picked = picks.join_all().await;
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for pick in &picked {
+        *counts.entry(pick.destinations[0].clone()).or_default() += 1;
+    }
+    let busiest = counts.values().max().copied().unwrap();
+    assert!(busiest as f64 <= 1.2 * 200.0 / 8.0, "{counts:?}");
+    drop(picked);
+    fixture.assert_nothing_in_flight();
+}
+
+#[tokio::test]
+async fn a_burst_of_one_new_prompt_stays_together() {
+    let fixture = Fixture::new(PREFIX_ONLY, 4);
+    fixture.announce(0, &[7; 16]); // block size known; nothing of the prompt held anywhere
+    let prompt: Vec<u32> = (100..400).collect();
+    let first = fixture.picker.pick(completion(&prompt)).await.unwrap();
+    for _ in 0..20 {
+        let next = fixture.picker.pick(completion(&prompt)).await.unwrap();
+        assert_eq!(next.destinations, first.destinations);
+    }
+    let receipt = fixture.receipts.find("last").unwrap();
+    assert_eq!(receipt.predicted_cached_tokens, 0, "expected is not known");
+    assert_eq!(receipt.expected_cached_tokens, 288);
+}
+
+#[tokio::test]
+async fn the_engine_that_holds_the_prefix_is_picked_and_the_receipt_says_why() {
+    let mut fixture = Fixture::new(PREFIX_ONLY, 4);
+    let prompt: Vec<u32> = (0..100).collect();
+    fixture.announce(2, &prompt[..64]);
+    fixture.announce(1, &prompt[..32]);
+    let picked = fixture.picker.pick(completion(&prompt)).await.unwrap();
+    assert_eq!(picked.destinations, [fixture.address(2)]);
+    let receipt = fixture.receipts.find("last").unwrap();
+    assert_eq!(receipt.pick.as_deref(), Some(fixture.address(2).as_str()));
+    assert_eq!(receipt.runner_up.as_deref(), Some(fixture.address(1).as_str()));
+    assert_eq!((receipt.prompt_tokens, receipt.prompt_blocks), (Some(100), 6));
+    assert_eq!(receipt.predicted_cached_tokens, 64);
+    assert_eq!(receipt.candidates[0].known_blocks, 4);
+    assert_eq!(receipt.candidates.len(), 4);
+    // The engine goes: what it held is no reason any more.
+    fixture.remove(2);
+    let picked = fixture.picker.pick(completion(&prompt)).await.unwrap();
+    assert_eq!(picked.destinations, [fixture.address(1)]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_picked_is_refused_with_the_peers_words() {
+    let fixture = Fixture::new(PREFIX_ONLY, 2);
+    let refuse = async |path: &str, body: &str| {
+        let headers = HeaderList::from_pairs([(":method", "POST"), (":path", path)]);
+        fixture.picker.pick(HttpRequest::new(headers, body.to_owned())).await.unwrap_err()
+    };
+    assert_eq!(refuse("/v1/completions", "not json").await.status, 400);
+    assert_eq!(refuse("/v1/completions", "").await.status, 400);
+    let refusal = refuse("/v1/chat/completions", "{\"model\":\"m\"}").await;
+    assert_eq!(refusal.message, "invalid chat completions request: must have valid messages field");
+    let empty = Fixture::new(PREFIX_ONLY, 0);
+    let refusal = empty.picker.pick(completion(&[1, 2])).await.unwrap_err();
+    assert_eq!((refusal.status, refusal.reason), (503, Some("rejected-no-endpoints")));
+    let receipt = empty.receipts.find("last").unwrap();
+    assert!(receipt.refusal.as_deref().unwrap().starts_with("503 ServiceUnavailable"));
+    let mut request = completion(&[1, 2]);
+    request.subset = Some(vec!["192.0.2.9:1".to_owned()]);
+    assert_eq!(fixture.picker.pick(request).await.unwrap_err().status, 503);
+    fixture.assert_nothing_in_flight();
+}
+
+#[tokio::test]
+async fn fallbacks_are_named_and_fail_no_request() {
+    let fixture = Fixture::new(PREFIX_ONLY, 2);
+    let fallbacks = async |request: HttpRequest| {
+        fixture.picker.pick(request).await.unwrap();
+        let receipt = fixture.receipts.find("last").unwrap();
+        receipt.fallbacks.iter().map(|note| note.kind.as_str()).collect::<Vec<_>>()
+    };
+    let post = |path: &str, body: &str| {
+        HttpRequest::new(HeaderList::from_pairs([(":method", "POST"), (":path", path)]), body.to_owned())
+    };
+    // Neither has been scraped, nor told its block size.
+    assert_eq!(fallbacks(completion(&[1; 64])).await, ["block-size-unknown", "metrics-not-fresh"]);
+    fixture.announce(0, &[7; 16]);
+    assert_eq!(fallbacks(completion(&[1; 64])).await, [""; 0]);
+    assert_eq!(fallbacks(post("/v1/completions", "{\"prompt\":\"some text\"}")).await, ["no-tokenizer"]);
+    assert_eq!(fallbacks(post("/v1/embeddings", "{\"input\":\"x\"}")).await, ["no-prompt-api"]);
+    let get = HttpRequest::new(HeaderList::from_pairs([(":method", "GET"), (":path", "/v1/models")]), "");
+    assert_eq!(fallbacks(get).await, ["no-body"]);
+    fixture.assert_nothing_in_flight();
+}

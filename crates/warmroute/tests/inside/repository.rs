@@ -1,0 +1,50 @@
+//! What the repository promises about its own files.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use warmroute::profile::{build_scheduler, read_config};
+
+use crate::fixture::{options, registry};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+#[test]
+fn every_policy_of_the_demo_loads_without_a_notice() {
+    let registry = Arc::new(registry());
+    let mut loaded = 0;
+    for entry in std::fs::read_dir(root().join("deploy/demo/policies")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let config = read_config(&options(&text), &registry).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.notice_lines().collect::<Vec<_>>(), [""; 0], "{}", path.display());
+        build_scheduler(&config, &registry).unwrap();
+        loaded += 1;
+    }
+    assert!(loaded >= 3);
+}
+
+#[test]
+fn a_scorer_crate_depends_on_little() {
+    let manifest = std::fs::read_to_string(root().join("crates/plugin/Cargo.toml")).unwrap();
+    let dependencies = manifest.split("[dependencies]").nth(1).unwrap().split('[').next().unwrap();
+    let names: Vec<&str> = dependencies
+        .lines()
+        .filter_map(|line| line.split(['.', ' ', '=']).next())
+        .filter(|name| !name.is_empty() && !name.starts_with('#'))
+        .collect();
+    assert_eq!(names, ["http", "serde", "serde_json", "thiserror"]);
+}
+
+#[test]
+fn mistakes_in_a_config_are_told_all_at_once_with_their_lines() {
+    let text = "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\nplugins:\n- type: queue-scorr\n\
+                - type: prefix-cache-scorer\n  parameters: {matchLengthWeight: 7}\n- type: max-score-picker\n\
+                schedulingProfiles:\n- name: default\n  plugins:\n  - pluginRef: nobody\n";
+    let error = read_config(&options(text), &Arc::new(registry())).unwrap_err().to_string();
+    for part in ["queue-scorer", ":4:", "matchLengthWeight", ":6:", "nobody", ":11:"] {
+        assert!(error.contains(part), "{part} is not in:\n{error}");
+    }
+}
