@@ -1,0 +1,33 @@
+//! The benches, in the order of a request's path.
+
+mod decision;
+mod duel;
+mod echo;
+mod events;
+mod ext_proc;
+mod index;
+mod parse;
+mod response_chunks;
+mod tokenize;
+mod whole_picker;
+
+use crate::report::Report;
+use crate::timing::Effort;
+
+/// One bench: measures and adds its figures to the report.
+pub type Run = fn(Effort, &mut Report) -> anyhow::Result<()>;
+
+/// Name, what it is about in a line, and how to run it.
+pub const ALL: [(&str, &str, Run); 7] = [
+    ("parse", "request bodies to typed requests", parse::run),
+    ("tokenize", "unseen text to block keys, against HF tokenizers 0.23.2", tokenize::run),
+    ("events", "msgpack payloads of KV events, against rmp-serde", events::run),
+    ("index", "block keys, ingest, look-ups", index::run),
+    ("decision", "filters, scorers and picker over a table of endpoints", decision::run),
+    ("ext_proc", "whole streams with token-id prompts, against a bare tonic echo", ext_proc::run),
+    (
+        "response_chunks",
+        "streams with 100 echoed response chunks, against a bare tonic echo",
+        response_chunks::run,
+    ),
+];

@@ -1,0 +1,23 @@
+//! End to end: real Envoy with the recipes of `deploy/envoy`, the picker as a process, real sockets; only the engines'
+//! GPUs are simulated. Needs what `make setup` fetches.
+//!
+//! Each test starts what it needs on free loopback ports, waits for events rather than for time to pass, and ends when
+//! its processes have. Logs are left in `target/tmp/e2e`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+#[macro_use]
+mod fixture;
+
+mod bodies;
+mod bursts;
+mod engine_views;
+mod golden;
+mod headers;
+mod health;
+mod prefix_routing;
+mod refusals;
+mod shutdown;
+mod streaming;
+mod tls;
+mod unreachable;
