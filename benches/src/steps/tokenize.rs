@@ -18,6 +18,8 @@ use crate::timing::{Comparison, Effort, Side, Spread, compare, cpu_ns_per_call, 
 const PIECE_BYTES: usize = 2 * 1024;
 const BLOCK_SIZE_TOKENS: u32 = 16;
 const BAR: f64 = 20.0;
+/// Pieces that encoders read before the whole corpus is measured.
+const WARM_UP_PIECES: usize = 40;
 
 /// Ids and keys of one piece of text.
 type Keyed = (Vec<u32>, Vec<BlockKey>);
@@ -28,11 +30,12 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> anyhow::Result<()> {
     let ours = ModelTokenizer::load(&dir).context("run `make setup`, or set WARMROUTE_TOKENIZERS")?;
     let corpora =
         [Corpus::read("prose")?, Corpus::read("code")?, Corpus::read("chinese")?, Corpus::sources()?];
+    whole_corpus(&dir, &corpora[..3], &corpora[3], effort, report)?;
     for corpus in &corpora {
         let name = corpus.name;
         let others: Vec<&Corpus> = corpora[..3].iter().filter(|other| other.name != name).collect();
         let (compared, tokens_per_byte) = Contest::load(&dir, &others)?.run(corpus, effort)?;
-        report.with_bar(format!("tokenize/{name}_vs_hf"), compared.ratio, "ratio", BAR);
+        report.figure(format!("tokenize/{name}_vs_hf"), compared.ratio, "ratio");
         report.figure(format!("tokenize/{name}"), mb_per_s(1, compared.ours), "MB/s");
         report.figure(format!("tokenize/{name}_hf"), mb_per_s(1, compared.baseline), "MB/s");
         let Spread { median, low, high } = compared.ours;
@@ -41,6 +44,38 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> anyhow::Result<()> {
         report.figure(format!("tokenize/{name}_per_token"), per_token, "ns/token");
     }
     chat(&ours, effort, report)
+}
+
+/// The committed texts together: each once per measurement, by encoders that were loaded for it and have read nothing
+/// of them. What they have read is some of the sources, so that neither pays for memory that it touches first.
+fn whole_corpus(
+    dir: &Path,
+    corpora: &[Corpus],
+    warm_up: &Corpus,
+    effort: Effort,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let pieces: Vec<&str> = corpora.iter().flat_map(|corpus| corpus.pieces(PIECE_BYTES)).collect();
+    let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+    let warm_up = warm_up.pieces(PIECE_BYTES);
+    let warm_up = &warm_up[..warm_up.len().min(WARM_UP_PIECES)];
+    let mut other_side: Option<Vec<Keyed>> = None;
+    let compared = compare(effort, |_, side| {
+        let contest = Contest::load_after(dir, warm_up)?;
+        let (time, keyed) = cpu_time_of(|| {
+            pieces.iter().map(|piece| contest.path(side, piece)).collect::<anyhow::Result<Vec<_>>>()
+        });
+        let keyed = keyed?;
+        match other_side.take() {
+            Some(other) => ensure!(other == keyed, "ids or keys differ"),
+            None => other_side = Some(keyed),
+        }
+        Ok(time.as_nanos() as f64 / bytes as f64)
+    })?;
+    report.with_bar("tokenize/corpus_vs_hf", compared.ratio, "ratio", BAR);
+    report.figure("tokenize/corpus", mb_per_s(1, compared.ours), "MB/s");
+    report.figure("tokenize/corpus_hf", mb_per_s(1, compared.baseline), "MB/s");
+    Ok(())
 }
 
 /// Both sides, loaded anew.
@@ -52,10 +87,15 @@ struct Contest {
 impl Contest {
     /// Lets both sides read other texts first, so that neither pays for memory that it touches for the first time.
     fn load(dir: &Path, others: &[&Corpus]) -> anyhow::Result<Self> {
+        let pieces: Vec<&str> = others.iter().flat_map(|other| other.pieces(PIECE_BYTES)).collect();
+        Self::load_after(dir, &pieces)
+    }
+
+    fn load_after(dir: &Path, pieces: &[&str]) -> anyhow::Result<Self> {
         let baseline = Tokenizer::from_file(dir.join("tokenizer.json"))
             .map_err(|error| anyhow!("the baseline can't load: {error}"))?;
         let contest = Self { ours: ModelTokenizer::load(dir)?, baseline };
-        for piece in others.iter().flat_map(|other| other.pieces(PIECE_BYTES)) {
+        for piece in pieces {
             ensure!(
                 contest.path(Side::Ours, piece)? == contest.path(Side::Baseline, piece)?,
                 "ids or keys differ"

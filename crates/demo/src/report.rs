@@ -62,6 +62,8 @@ pub struct PolicyReport {
     pub ttft_ms: Percentiles,
     /// Time of the picker's decisions, in ms, from its own histogram.
     pub picker_ms: PickerPercentiles,
+    /// Prompt tokens of the busiest engine, as a multiple of the mean: 1 is even, the number of engines is all to one.
+    pub spread: f64,
     /// One sentence on the policy.
     pub description: String,
     /// How often each kind of failure happened.
@@ -174,6 +176,7 @@ impl PolicyReport {
             prompt_tokens: counters.queried_tokens,
             cached_tokens: counters.hit_tokens,
         };
+        let engines: Vec<EngineShare> = measured.engines.iter().map(share).collect();
         Self {
             name: measured.policy.to_owned(),
             requests: outcomes.len(),
@@ -184,9 +187,10 @@ impl PolicyReport {
             hit_ratio: ratio(cached_tokens, prompt_tokens),
             ttft_ms: Percentiles::of(succeeded().filter_map(|outcome| outcome.ttft)),
             picker_ms: PickerPercentiles::of(measured.decisions),
+            spread: spread(&engines),
             description: measured.description.to_owned(),
             failures,
-            engines: measured.engines.iter().map(share).collect(),
+            engines,
             ttft_percentiles_ms: (0..=100).filter_map(|q| percentile(&ttfts, f64::from(q) / 100.0)).collect(),
             total_ms: Percentiles::of(succeeded().map(|outcome| outcome.total)),
             lag_ms: Percentiles::of(outcomes.iter().map(|outcome| outcome.lag)),
@@ -220,6 +224,13 @@ impl Report {
         std::fs::write(&html_path, html(self)).map_err(DemoError::file("write", &html_path))?;
         Ok([json_path, html_path])
     }
+}
+
+/// The busiest engine's share of the prompt tokens, as a multiple of the mean; 0 if there were none.
+fn spread(engines: &[EngineShare]) -> f64 {
+    let busiest = engines.iter().map(|engine| engine.prompt_tokens).max().unwrap_or(0);
+    let all = engines.iter().map(|engine| engine.prompt_tokens).sum();
+    ratio(busiest, all) * engines.len() as f64
 }
 
 fn count_failures(outcomes: &[Outcome]) -> Vec<FailureCount> {

@@ -82,6 +82,7 @@ fn the_json_has_the_agreed_fields_first() {
         "\"hit_ratio\"",
         "\"ttft_ms\"",
         "\"picker_ms\"",
+        "\"spread\"",
         "\"description\"",
     ]
     .iter()

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use parking_lot::RwLock;
-use smallvec::SmallVec;
 
-use crate::expectation::{Expectations, Expecting};
+use crate::expectation::Expectations;
 use crate::holders::Holders;
 use crate::slots::Slots;
 use crate::{BlockKey, EngineSlot, EngineView, Expectation};
@@ -20,7 +19,8 @@ pub struct IndexLimits {
     pub max_entries: usize,
     /// Most engines at a time; a lookup takes one bit per slot and block.
     pub max_engines: u32,
-    /// Most blocks expected over all requests, about 40 bytes each. An expectation beyond it is refused and counted.
+    /// Most blocks expected over all requests, 8 bytes each beside about 300 bytes for each request. An expectation
+    /// beyond it is refused and counted.
     pub max_expected_blocks: usize,
 }
 
@@ -53,7 +53,7 @@ pub struct IndexStats {
     pub keys: usize,
     /// Engines.
     pub engines: u32,
-    /// Blocks that live expectations cover.
+    /// Blocks of all live expectations, confirmed or not.
     pub expected_blocks: usize,
     /// Live expectations.
     pub expectations: usize,
@@ -73,15 +73,11 @@ pub struct KvIndex {
     pub(crate) slots: Slots,
     entries: AtomicUsize,
     refused_blocks: AtomicU64,
-    expectations: Expectations,
+    pub(crate) expectations: Expectations,
 }
 
-/// A part of the key space.
-#[derive(Default)]
-pub(crate) struct Shard {
-    pub(crate) held: HashMap<BlockKey, Holders>,
-    pub(crate) expected: HashMap<BlockKey, SmallVec<[Expecting; 1]>>,
-}
+/// Who holds the blocks of a part of the key space.
+pub(crate) type Shard = HashMap<BlockKey, Holders>;
 
 /// Longer ones are cut, so that no sum with a time overflows.
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -122,52 +118,44 @@ impl KvIndex {
         self.slots.block_sizes().filter(|size| *size > 0).collect()
     }
 
-    /// Expects an engine to hold the blocks of a prompt that was just sent to it, until its events say so, the
-    /// expectation is withdrawn, or `ttl` (at most a day) has passed (see [`Self::expire`]). `now` is any monotonic time, the same
-    /// one as for [`Self::expire`].
+    /// Expects an engine to hold the blocks of a prompt that was just sent to it, until its events confirm the last of
+    /// them, the expectation is withdrawn, or `ttl` (at most a day) has passed (see [`Self::expire`]). `now` is any
+    /// monotonic time, the same one as for [`Self::expire`].
     ///
-    /// Blocks that the engine already holds aren't expected. `None` if that leaves none, if the engine is gone, or if
-    /// there would be more than [`IndexLimits::max_expected_blocks`], which is counted.
+    /// `keys` are the whole prompt's, as for [`Self::lookup`], and `known_blocks` is what the lookup found of them for
+    /// this engine ([`Match::known_blocks`](crate::Match::known_blocks)). Expected are the blocks after those, up to the
+    /// last one that the engine doesn't hold. They count from the first on, also while only some are confirmed, and
+    /// stay expected when the engine's cache is reset, but not beyond the engine's removal. Once the last is
+    /// confirmed, only what is held counts, also if some before it are gone again.
+    ///
+    /// `None` if no blocks are left to expect, if the engine is gone, or if there would be more than
+    /// [`IndexLimits::max_expected_blocks`], which is counted. The cost besides a copy of the keys doesn't depend on
+    /// the prompt's length.
     pub fn expect(
         &self,
         slot: EngineSlot,
         keys: &[BlockKey],
+        known_blocks: u32,
         now: Instant,
         ttl: Duration,
     ) -> Option<Expectation> {
         if !self.slots.is_current(slot) {
             return None;
         }
-        let first_unknown = keys.iter().position(|key| !self.is_held(*key, slot.index))?;
-        let keys = &keys[first_unknown..];
-        let expectation = self.expectations.reserve(keys.len())?;
-        let mut expected = Vec::with_capacity(keys.len());
-        for key in keys {
-            let mut shard = self.shard(*key).write();
-            if !shard.held.get(key).is_some_and(|holders| holders.contains(slot.index)) {
-                shard.expected.entry(*key).or_default().push(Expecting { slot, expectation });
-                expected.push(*key);
-            }
-        }
-        self.expectations.unreserve(keys.len() - expected.len());
-        self.expectations.register(expectation, expected, now + ttl.min(LONGEST_TTL))
+        let keys = keys.get(known_blocks as usize..)?;
+        // No event would confirm a last block that is there already. It rarely is without those before it.
+        let blocks = keys.iter().rposition(|key| !self.is_held(*key, slot.index))? + 1;
+        self.expectations.add(slot, &keys[..blocks], now + ttl.min(LONGEST_TTL))
     }
 
     /// Ends an expectation: its request is over. Nothing happens if it has ended already.
     pub fn withdraw(&self, expectation: Expectation) {
-        if let Some(keys) = self.expectations.take(expectation) {
-            self.forget_expected(expectation, &keys);
-        }
+        self.expectations.end(&expectation);
     }
 
     /// Ends the expectations whose time is up; returns how many. Cheap when there are none.
     pub fn expire(&self, now: Instant) -> usize {
-        let mut expired = 0;
-        while let Some((expectation, keys)) = self.expectations.take_due(now) {
-            self.forget_expected(expectation, &keys);
-            expired += 1;
-        }
-        expired
+        std::iter::from_fn(|| self.expectations.end_due(now).then_some(())).count()
     }
 
     /// How full the index is. Takes each shard's lock once.
@@ -175,7 +163,7 @@ impl KvIndex {
         IndexStats {
             entries: self.entries.load(Ordering::Relaxed),
             max_entries: self.limits.max_entries,
-            keys: self.shards.iter().map(|shard| shard.read().held.len()).sum(),
+            keys: self.shards.iter().map(|shard| shard.read().len()).sum(),
             engines: self.slots.taken(),
             expected_blocks: self.expectations.blocks(),
             expectations: self.expectations.len(),
@@ -190,15 +178,7 @@ impl KvIndex {
     }
 
     fn is_held(&self, key: BlockKey, slot_index: u32) -> bool {
-        self.shard(key).read().held.get(&key).is_some_and(|holders| holders.contains(slot_index))
-    }
-
-    fn forget_expected(&self, expectation: Expectation, keys: &[BlockKey]) {
-        for key in keys {
-            retain_expected(&mut self.shard(*key).write(), *key, |expecting| {
-                expecting.expectation != expectation
-            });
-        }
+        self.shard(key).read().get(&key).is_some_and(|holders| holders.contains(slot_index))
     }
 
     /// Room for one more entry, or false (and counted) if the index is full.
@@ -220,32 +200,22 @@ impl KvIndex {
         self.entries.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Notes that the engine holds the block, which ends its being expected. False if it was noted before.
+    /// Notes that the engine holds the block, which fulfils what was expected up to it. False if it was noted before.
     pub(crate) fn hold(&self, key: BlockKey, slot: EngineSlot) -> bool {
-        let mut shard = self.shard(key).write();
-        if !shard.expected.is_empty() {
-            retain_expected(&mut shard, key, |expecting| expecting.slot != slot);
-        }
-        shard.held.entry(key).or_insert_with(Holders::new).insert(slot.index)
+        let is_new = self.shard(key).write().entry(key).or_insert_with(Holders::new).insert(slot.index);
+        // Only now, so that a lookup which finds no expectation any more finds the blocks.
+        self.expectations.fulfil(key, slot);
+        is_new
     }
 
     /// Notes that the engine doesn't hold the block any more.
     pub(crate) fn release(&self, key: BlockKey, slot: EngineSlot) {
         let mut shard = self.shard(key).write();
-        if let Some(holders) = shard.held.get_mut(&key) {
+        if let Some(holders) = shard.get_mut(&key) {
             holders.remove(slot.index);
             if holders.is_empty() {
-                shard.held.remove(&key);
+                shard.remove(&key);
             }
-        }
-    }
-}
-
-fn retain_expected(shard: &mut Shard, key: BlockKey, keep: impl Fn(&Expecting) -> bool) {
-    if let Some(expecting) = shard.expected.get_mut(&key) {
-        expecting.retain(|expecting| keep(expecting));
-        if expecting.is_empty() {
-            shard.expected.remove(&key);
         }
     }
 }

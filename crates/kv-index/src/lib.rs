@@ -12,7 +12,9 @@
 mod block_keys;
 mod engine_view;
 mod expectation;
+mod expected_chains;
 mod holders;
+mod key_counts;
 mod kv_index;
 mod lookup;
 mod slots;

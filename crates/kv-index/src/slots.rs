@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 
 /// An engine's place in the index: a small number for bit sets, and which of the engines that have had it is meant.
 /// What is asked about an engine that is gone is answered with nothing, also when its place has been taken over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EngineSlot {
     /// Dense, from 0.
     pub index: u32,

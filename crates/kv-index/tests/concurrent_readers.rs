@@ -66,7 +66,7 @@ fn live_and_die(index: &Arc<KvIndex>, writer: u32, lives: &Lives) {
             apply(&mut view, KvEvent::Cleared);
         }
         let expectation =
-            index.expect(view.slot(), &keys_of(engine), Instant::now(), Duration::from_secs(60)).unwrap();
+            index.expect(view.slot(), &keys_of(engine), 0, Instant::now(), Duration::from_secs(60)).unwrap();
         store_all(&mut view, engine);
         if life % 2 == 0 {
             index.withdraw(expectation);
@@ -191,4 +191,45 @@ fn a_slot_is_free_only_when_its_last_engine_is_gone() {
         }
     });
     assert_eq!((index.stats().keys, index.stats().engines), (0, 0));
+}
+
+/// What is expected and then announced is there for a reader at each moment in between.
+#[test]
+fn a_lookup_never_misses_what_turns_from_expected_to_known() {
+    const ROUNDS: u32 = 500;
+    let index = KvIndex::new(IndexLimits::default());
+    let mut view = index.add_engine().unwrap();
+    let slot = view.slot();
+    let (to_reader, from_writer) = mpsc::channel::<u32>();
+    let (to_writer, from_reader) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let index = &index;
+        scope.spawn(move || {
+            let (mut scratch, mut matches) = (LookupScratch::default(), [Match::default()]);
+            for engine in from_writer {
+                let keys = keys_of(engine);
+                to_writer.send(()).unwrap(); // the lookups begin
+                while matches[0].known_blocks < BLOCKS {
+                    index.lookup(&keys, &[slot], &mut scratch, &mut matches);
+                    assert_eq!(matches[0].expected_blocks, BLOCKS, "{matches:?}");
+                }
+                matches = [Match::default()];
+                to_writer.send(()).unwrap();
+            }
+        });
+        for engine in 0..ROUNDS {
+            apply(&mut view, KvEvent::Cleared);
+            // The same blocks twice, and once from their fourth on.
+            for known_blocks in [0, 3, 0] {
+                let ttl = Duration::from_secs(60);
+                index.expect(slot, &keys_of(engine), known_blocks, Instant::now(), ttl).unwrap();
+            }
+            to_reader.send(engine).unwrap();
+            from_reader.recv().unwrap();
+            store_all(&mut view, engine);
+            from_reader.recv().unwrap();
+            assert_eq!((index.stats().expectations, index.stats().expected_blocks), (0, 0));
+        }
+        drop(to_reader);
+    });
 }

@@ -19,7 +19,7 @@ use warmroute_kv_index::{
 type Path = Vec<u8>;
 
 const MAX_ENTRIES: usize = 20;
-const MAX_EXPECTED: usize = 10;
+const MAX_EXPECTED: usize = 16;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -46,6 +46,8 @@ enum Step {
     Expect {
         engine: usize,
         path: Path,
+        /// Of the leading blocks that the engine holds, those that are known when the blocks are expected.
+        most_known: usize,
         ttl_ms: u64,
     },
     Withdraw {
@@ -73,8 +75,9 @@ fn a_step() -> impl Strategy<Value = Step> {
         6 => (any::<usize>(), a_path(), 0..2_u8)
             .prop_map(|(engine, path, variant)| Step::Remove { engine, path, variant }),
         1 => any::<usize>().prop_map(|engine| Step::Clear { engine }),
-        5 => (any::<usize>(), a_path(), 1..50_u64)
-            .prop_map(|(engine, path, ttl_ms)| Step::Expect { engine, path, ttl_ms }),
+        5 => (any::<usize>(), a_path(), 0..9_usize, 1..50_u64).prop_map(
+            |(engine, path, most_known, ttl_ms)| Step::Expect { engine, path, most_known, ttl_ms }
+        ),
         3 => any::<usize>().prop_map(|number| Step::Withdraw { number }),
         2 => (1..30_u64).prop_map(|ms| Step::Pass { ms }),
     ]
@@ -104,9 +107,8 @@ impl ModelEngine {
 struct ModelExpectation {
     number: usize,
     engine: usize,
-    paths: BTreeSet<Path>,
-    /// What it takes of the limit, confirmed or not.
-    blocks: usize,
+    /// Its blocks, each as the path up to it, first to last: what it takes of the limit, confirmed or not.
+    blocks: Vec<Path>,
     deadline_ms: u64,
 }
 
@@ -115,6 +117,7 @@ struct Model {
     /// By number; `None` for those that are gone.
     engines: Vec<Option<ModelEngine>>,
     expectations: Vec<ModelExpectation>,
+    refused_expectations: u64,
     now_ms: u64,
 }
 
@@ -146,9 +149,9 @@ impl Model {
             } else if entries < MAX_ENTRIES {
                 entries += 1;
                 engine.copies.insert((block.clone(), variant), 1);
-                for expectation in self.expectations.iter_mut().filter(|known| known.engine == number) {
-                    expectation.paths.remove(&block);
-                }
+                // An expectation is over when its last block is there.
+                self.expectations
+                    .retain(|known| known.engine != number || known.blocks.last() != Some(&block));
             }
         }
     }
@@ -165,32 +168,30 @@ impl Model {
     }
 
     /// Whether the expectation is kept.
-    fn expect(&mut self, number: usize, expectation: usize, path: &Path, ttl_ms: u64) -> bool {
+    fn expect(&mut self, number: usize, expectation: usize, path: &Path, known: usize, ttl_ms: u64) -> bool {
         let Some(Some(engine)) = self.engines.get(number) else { return false };
-        let Some(first) = (1..=path.len()).find(|end| !engine.holds(&path[..*end])) else { return false };
-        let taken: usize = self.expectations.iter().map(|known| known.blocks).sum();
-        if taken + path.len() + 1 - first > MAX_EXPECTED {
+        let last = (known + 1..=path.len()).filter(|end| !engine.holds(&path[..*end])).max();
+        let Some(last) = last else { return false };
+        let blocks: Vec<Path> = (known + 1..=last).map(|end| path[..end].to_vec()).collect();
+        if self.expected_blocks() + blocks.len() > MAX_EXPECTED {
+            self.refused_expectations += 1;
             return false;
         }
-        let paths: BTreeSet<Path> = (first..=path.len())
-            .map(|end| path[..end].to_vec())
-            .filter(|block| !engine.holds(block))
-            .collect();
-        let (blocks, deadline_ms) = (paths.len(), self.now_ms + ttl_ms);
-        self.expectations.push(ModelExpectation {
-            number: expectation,
-            engine: number,
-            paths,
-            blocks,
-            deadline_ms,
-        });
+        let deadline_ms = self.now_ms + ttl_ms;
+        self.expectations.push(ModelExpectation { number: expectation, engine: number, blocks, deadline_ms });
         true
+    }
+
+    fn expected_blocks(&self) -> usize {
+        self.expectations.iter().map(|known| known.blocks.len()).sum()
     }
 
     fn lookup(&self, number: usize, path: &Path) -> Match {
         let Some(Some(engine)) = self.engines.get(number) else { return Match::default() };
         let expects = |block: &[u8]| {
-            self.expectations.iter().any(|known| known.engine == number && known.paths.contains(block))
+            self.expectations
+                .iter()
+                .any(|known| known.engine == number && known.blocks.iter().any(|path| path == block))
         };
         let leading = |has: &dyn Fn(&[u8]) -> bool| {
             (1..=path.len()).take_while(|end| has(&path[..*end])).count() as u32
@@ -218,6 +219,20 @@ impl Subject {
             let skipped = SkippedEvents::default();
             view.apply(&EventBatch { ts: 0.0, events: vec![event], data_parallel_rank: Some(0), skipped });
         }
+    }
+
+    fn expect(
+        &mut self,
+        number: usize,
+        path: &Path,
+        known: u32,
+        now_ms: u64,
+        ttl_ms: u64,
+    ) -> Option<Expectation> {
+        let mut keys = Vec::new();
+        block_keys(&tokens_of(path), 2, &KeyExtras::default(), &mut keys);
+        let now = self.start + Duration::from_millis(now_ms);
+        self.index.expect(self.slots[number], &keys, known, now, Duration::from_millis(ttl_ms))
     }
 
     fn lookup_all(&mut self, path: &Path) -> Vec<Match> {
@@ -281,14 +296,14 @@ fn take_step(step: Step, model: &mut Model, subject: &mut Subject) {
             }
             subject.apply(engine, KvEvent::Cleared);
         }
-        Step::Expect { engine, path, ttl_ms } => {
+        Step::Expect { engine, path, most_known, ttl_ms } => {
             let engine = engine % engines;
-            let Some(slot) = subject.slots.get(engine) else { return };
-            let mut keys = Vec::new();
-            block_keys(&tokens_of(&path), 2, &KeyExtras::default(), &mut keys);
-            let now = subject.start + Duration::from_millis(model.now_ms);
-            let expectation = subject.index.expect(*slot, &keys, now, Duration::from_millis(ttl_ms));
-            let kept = model.expect(engine, subject.expectations.len(), &path, ttl_ms);
+            if engine >= model.engines.len() {
+                return;
+            }
+            let known = model.lookup(engine, &path).known_blocks.min(most_known as u32);
+            let expectation = subject.expect(engine, &path, known, model.now_ms, ttl_ms);
+            let kept = model.expect(engine, subject.expectations.len(), &path, known as usize, ttl_ms);
             assert_eq!(expectation.is_some(), kept);
             subject.expectations.push(expectation);
         }
@@ -320,10 +335,8 @@ fn compare(model: &Model, subject: &mut Subject) -> Result<(), TestCaseError> {
     prop_assert_eq!((stats.entries, stats.keys), (model.entries(), model.keys()));
     prop_assert_eq!(stats.engines as usize, model.engines.iter().flatten().count());
     prop_assert_eq!(stats.expectations, model.expectations.len());
-    prop_assert_eq!(
-        stats.expected_blocks,
-        model.expectations.iter().map(|known| known.blocks).sum::<usize>()
-    );
+    prop_assert_eq!(stats.expected_blocks, model.expected_blocks());
+    prop_assert_eq!(stats.refused_expectations, model.refused_expectations);
     Ok(())
 }
 

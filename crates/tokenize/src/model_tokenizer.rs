@@ -196,6 +196,12 @@ impl ModelTokenizer {
         self.encoder.encode(text, add_special_tokens, ids)
     }
 
+    /// Name and version of the library that encodes this model's texts: most models' `tokenizer.json` is for the
+    /// faster of two.
+    pub fn encoder_name(&self) -> &'static str {
+        self.encoder.name()
+    }
+
     /// The template that a request brings along, as a member or in `chat_template_kwargs`. An empty one counts
     /// as none, but must be allowed all the same.
     fn request_template(

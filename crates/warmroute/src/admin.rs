@@ -11,12 +11,11 @@ use axum::routing::get;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use warmroute_plugin::MetricsState;
 
 use crate::metrics::Metrics;
 use crate::pool::{EndpointState, Pool};
 use crate::readiness::Readiness;
-use crate::receipt::{Receipt, ReceiptRing};
+use crate::receipt::{Freshness, Receipt, ReceiptRing};
 
 /// Receipts that `/debug/decisions` lists unless `?limit=` says otherwise.
 const LISTED_DECISIONS: usize = 50;
@@ -109,7 +108,7 @@ struct Status {
 struct EndpointStatus {
     name: String,
     address: String,
-    metrics: &'static str,
+    metrics: Freshness,
     metrics_age_ms: Option<u64>,
     waiting_requests: u32,
     running_requests: u32,
@@ -144,7 +143,7 @@ fn endpoint_status(state: &EndpointState, now: Instant, stale_after: Duration) -
     EndpointStatus {
         name: state.endpoint.name.to_string(),
         address: state.endpoint.address.to_string(),
-        metrics: metrics_word(&state.metrics_state(now, stale_after)),
+        metrics: Freshness::of(&state.metrics_state(now, stale_after)),
         metrics_age_ms: scrape.map(|scrape| now.saturating_duration_since(scrape.at).as_millis() as u64),
         waiting_requests: metrics.waiting_requests,
         running_requests: metrics.running_requests,
@@ -152,14 +151,5 @@ fn endpoint_status(state: &EndpointState, now: Instant, stale_after: Duration) -
         in_flight_requests: in_flight.requests,
         in_flight_prompt_tokens: in_flight.prompt_tokens,
         kv_events: state.engine.status(state.block_size_tokens()),
-    }
-}
-
-/// The word for a state in receipts and on the status page.
-pub fn metrics_word(state: &MetricsState) -> &'static str {
-    match state {
-        MetricsState::NeverScraped => "never-scraped",
-        MetricsState::Fresh(_) => "fresh",
-        MetricsState::Stale(_) => "stale",
     }
 }

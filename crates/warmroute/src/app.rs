@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -66,8 +67,7 @@ impl Warmroute {
     }
 
     fn run(self, cli: Cli) -> anyhow::Result<()> {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no async runtime")?;
+        let runtime = runtime()?;
         match cli.command {
             Some(Command::Explain(options)) => {
                 let text = runtime.block_on(explain::explain(&options))?;
@@ -87,6 +87,15 @@ impl Warmroute {
         let registry = self.registry()?;
         runtime.block_on(serve::run(options, std::sync::Arc::new(registry)))
     }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // A thread that encodes text keeps tables and caches of its own, which a new one would have to build again.
+        .thread_keep_alive(Duration::from_secs(3600))
+        .build()
+        .context("no async runtime")
 }
 
 fn start_logging(options: &ServeOptions) -> anyhow::Result<()> {

@@ -57,13 +57,13 @@ pub struct Decided {
 #[derive(Debug, Default)]
 pub struct Explanation {
     /// The scheduling profile; empty if none ran.
-    pub profile: String,
+    pub profile: Arc<str>,
     /// Endpoints considered.
     pub considered: usize,
     /// The listed candidates.
     pub candidates: Vec<CandidateLine>,
     /// The best endpoint that was not picked.
-    pub runner_up: Option<String>,
+    pub runner_up: Option<Arc<str>>,
     /// Full blocks of the prompt in the picked engine's block size.
     pub prompt_blocks: u32,
     /// Tokens that the picked engine should serve from its cache by what it is known to hold.
@@ -194,7 +194,8 @@ impl Decider {
             explanation.predicted_cached_tokens = known;
             explanation.expected_cached_tokens = expected;
             if let (Some(expectations), Some(slot)) = (&self.expectations, state.engine.slot()) {
-                expectation = Some(expectations.expect(slot, prompt, size, Instant::now()));
+                let known_blocks = |at| signals.known_blocks(row, at);
+                expectation = Some(expectations.expect(slot, prompt, size, known_blocks, Instant::now()));
             }
         }
         decision.report_picked(request);

@@ -105,14 +105,14 @@ fn candidate_table(text: &mut String, receipt: &Receipt) {
         .candidates
         .iter()
         .find(|candidate| !candidate.scores.is_empty())
-        .map(|candidate| candidate.scores.iter().map(|score| score.scorer.as_str()).collect())
+        .map(|candidate| candidate.scores.iter().map(|score| &*score.scorer).collect())
         .unwrap_or_default();
     let mut header = vec!["endpoint".to_owned(), "total".to_owned()];
     header.extend(scorers.iter().map(|scorer| (*scorer).to_owned()));
     header.extend(["blocks held", "waiting", "running", "kv", "in flight", "metrics"].map(str::to_owned));
     let mut rows = vec![header];
     for candidate in &receipt.candidates {
-        let picked = receipt.pick.as_deref() == Some(candidate.endpoint.as_str());
+        let picked = receipt.pick.as_deref() == Some(&*candidate.endpoint);
         rows.push(candidate_row(candidate, scorers.len(), picked));
     }
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -149,7 +149,7 @@ fn candidate_row(candidate: &CandidateLine, scorers: usize, picked: bool) -> Vec
     row.push(candidate.running_requests.to_string());
     row.push(format!("{:.0}%", candidate.kv_cache_utilization * 100.0));
     row.push(candidate.in_flight_requests.to_string());
-    row.push(candidate.metrics.clone());
+    row.push(candidate.metrics.as_str().to_owned());
     row
 }
 
@@ -173,7 +173,7 @@ mod tests {
             total: 1.0,
             known_blocks: 7,
             expected_blocks: 9,
-            metrics: "fresh".into(),
+            metrics: crate::receipt::Freshness::Fresh,
             ..CandidateLine::default()
         };
         let receipt = Receipt {

@@ -203,7 +203,7 @@ impl Draft {
         receipt.prompt_blocks = explanation.prompt_blocks;
         receipt.predicted_cached_tokens = explanation.predicted_cached_tokens;
         receipt.expected_cached_tokens = explanation.expected_cached_tokens;
-        receipt.pick = endpoints.first().map(|endpoint| endpoint.address.to_string());
+        receipt.pick = endpoints.first().map(|endpoint| endpoint.address.clone());
         for kind in explanation.fallbacks {
             receipt.fallbacks.push(FallbackNote { kind, detail: String::new() });
         }

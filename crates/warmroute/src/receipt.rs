@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use warmroute_plugin::MetricsState;
 
 /// Candidates listed in one receipt; of more, the best by total score are kept and the rest only counted.
 pub const LISTED_CANDIDATES: usize = 32;
@@ -79,7 +80,7 @@ pub struct FallbackNote {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScorerLine {
     /// Name of the scorer in the config.
-    pub scorer: String,
+    pub scorer: Arc<str>,
     /// Score, 0 to 1.
     pub score: f64,
     /// Weight in the profile.
@@ -88,21 +89,54 @@ pub struct ScorerLine {
     pub weighted: f64,
 }
 
+/// How recent an endpoint's metrics are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Freshness {
+    /// No scrape has succeeded yet.
+    #[default]
+    NeverScraped,
+    /// Recent enough to act on.
+    Fresh,
+    /// Too old to act on.
+    Stale,
+}
+
+impl Freshness {
+    /// Of a state.
+    pub fn of(state: &MetricsState) -> Self {
+        match state {
+            MetricsState::NeverScraped => Self::NeverScraped,
+            MetricsState::Fresh(_) => Self::Fresh,
+            MetricsState::Stale(_) => Self::Stale,
+        }
+    }
+
+    /// The word used in receipts and on the status page.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NeverScraped => "never-scraped",
+            Self::Fresh => "fresh",
+            Self::Stale => "stale",
+        }
+    }
+}
+
 /// One candidate of one decision.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CandidateLine {
     /// Address as Envoy gets it.
-    pub endpoint: String,
+    pub endpoint: Arc<str>,
     /// Name of the filter that removed it, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub filtered_by: Option<String>,
+    pub filtered_by: Option<Arc<str>>,
     /// One entry per scorer, in the profile's order; empty if filtered or if no profile ran.
     #[serde(default)]
     pub scores: Vec<ScorerLine>,
     /// Sum of the weighted scores.
     pub total: f64,
-    /// `fresh`, `stale` or `never-scraped`.
-    pub metrics: String,
+    /// Whether its metrics were recent.
+    pub metrics: Freshness,
     /// Requests waiting in the engine, last known.
     pub waiting_requests: u32,
     /// Requests running in the engine, last known.
@@ -150,15 +184,15 @@ pub struct Receipt {
     /// Full KV blocks of the prompt, in the picked engine's block size.
     pub prompt_blocks: u32,
     /// The scheduling profile; empty if none ran.
-    pub profile: String,
+    pub profile: Arc<str>,
     /// Endpoints considered, kept and filtered.
     pub candidates_considered: usize,
     /// The listed candidates, best total first, filtered ones last.
     pub candidates: Vec<CandidateLine>,
     /// The picked endpoint; absent if the request was refused.
-    pub pick: Option<String>,
+    pub pick: Option<Arc<str>>,
     /// The best endpoint that was not picked.
-    pub runner_up: Option<String>,
+    pub runner_up: Option<Arc<str>>,
     /// Prompt tokens that the picked engine should serve from its cache, by what it is known to hold.
     pub predicted_cached_tokens: u32,
     /// The same if what it is expected to hold soon counts too.
@@ -195,16 +229,20 @@ impl ReceiptRing {
         receipt.at_unix_ms = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_millis() as u64);
-        let mut state = self.state.lock();
-        receipt.id = state.next_id;
-        state.next_id += 1;
-        let receipt = Arc::new(receipt);
-        if self.kept > 0 {
-            if state.receipts.len() == self.kept {
-                state.receipts.pop_front();
+        let (receipt, oldest) = {
+            let mut state = self.state.lock();
+            receipt.id = state.next_id;
+            state.next_id += 1;
+            let receipt = Arc::new(receipt);
+            let is_full = state.receipts.len() == self.kept;
+            let oldest = if is_full { state.receipts.pop_front() } else { None };
+            if self.kept > 0 {
+                state.receipts.push_back(receipt.clone());
             }
-            state.receipts.push_back(receipt.clone());
-        }
+            (receipt, oldest)
+        };
+        // Freed without the lock: it has many parts.
+        drop(oldest);
         receipt
     }
 

@@ -249,7 +249,12 @@ async fn load_tokenizer(
     let loaded =
         tokio::task::spawn_blocking(move || ModelTokenizer::load(&dir)).await.context("loading panicked")?;
     let tokenizer = loaded.context("--tokenizer")?;
-    tracing::info!(dir = shown, took_ms = started.elapsed().as_millis() as u64, "tokenizer loaded");
+    tracing::info!(
+        dir = shown,
+        encoder = tokenizer.encoder_name(),
+        took_ms = started.elapsed().as_millis() as u64,
+        "tokenizer loaded"
+    );
     Ok(Some(Arc::new(tokenizer)))
 }
 

@@ -49,7 +49,7 @@ async fn chunked_and_absent_bodies(recipe: Recipe) {
     let received = &engine.received(2).await[1];
     assert_eq!((received.method.as_str(), received.path.as_str()), ("GET", "/v1/models"));
     let receipt = stack.picker.receipt("models").await;
-    assert_eq!(receipt.pick, Some(engine.address.to_string()));
+    assert_eq!(receipt.pick.as_deref(), Some(engine.address.to_string().as_str()));
     assert_eq!(receipt.fallbacks[0].kind, Fallback::NoBody);
 
     let empty = http::Request::post(COMPLETIONS).header("x-request-id", "empty");

@@ -25,7 +25,7 @@ async fn a_burst_of_one_new_prompt_stays_together(recipe: Recipe) {
     assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
     let mut picks: BTreeMap<String, usize> = BTreeMap::new();
     for id in &ids {
-        *picks.entry(stack.picker.receipt(id).await.pick.unwrap()).or_default() += 1;
+        *picks.entry(stack.picker.receipt(id).await.pick.unwrap().to_string()).or_default() += 1;
     }
     assert!(*picks.values().max().unwrap() * 10 >= BURST * 9, "{picks:?}");
     stack.picker.until_idle().await;

@@ -81,9 +81,9 @@ fn check_receipt(receipt: &Receipt, pick: &str, tokens: u64) {
     assert_eq!(receipt.fallbacks, []);
     assert_eq!(receipt.candidates.len(), 3);
     let [best, others @ ..] = receipt.candidates.as_slice() else { panic!("{receipt:?}") };
-    assert_eq!(best.endpoint, pick);
+    assert_eq!(&*best.endpoint, pick);
     assert_eq!(u64::from(best.known_blocks), tokens / BLOCK_TOKENS);
-    let prefix = best.scores.iter().find(|line| line.scorer == "prefix-cache-scorer").unwrap();
+    let prefix = best.scores.iter().find(|line| &*line.scorer == "prefix-cache-scorer").unwrap();
     assert_eq!((prefix.score, prefix.weighted), (1.0, 3.0));
     for other in others {
         assert!(other.known_blocks == 0 && other.total < best.total, "{receipt:?}");
@@ -108,7 +108,7 @@ async fn a_prompt_goes_to_the_engine_that_holds_it(recipe: Recipe) {
             let id = format!("round-{round}-prompt-{at}");
             let usage = usage(&stack.gateway.post(COMPLETIONS, &id, &body(at)).await);
             let receipt = stack.picker.receipt(&id).await;
-            assert_eq!(receipt.pick, Some(address.to_string()), "{id}");
+            assert_eq!(receipt.pick.as_deref(), Some(address.to_string().as_str()), "{id}");
             assert_eq!((cached_tokens(&usage), receipt.predicted_cached_tokens), (96, 96), "{id}");
         }
     }

@@ -23,7 +23,7 @@ async fn requests_avoid_an_endpoint_that_was_never_scraped(recipe: Recipe) {
         let receipt = stack.picker.receipt(&id).await;
         assert!(receipt.fallbacks.iter().any(|note| note.kind == Fallback::MetricsNotFresh));
         let [reachable @ .., last] = receipt.candidates.as_slice() else { panic!("{receipt:?}") };
-        assert_eq!((last.endpoint.as_str(), last.metrics.as_str()), (&*nobody.to_string(), "never-scraped"));
+        assert_eq!((&*last.endpoint, last.metrics.as_str()), (&*nobody.to_string(), "never-scraped"));
         assert_eq!(reachable.len(), 2);
         assert!(reachable.iter().all(|candidate| candidate.total > last.total), "{receipt:?}");
     }

@@ -32,6 +32,8 @@ included: the longest run of whole blocks known from earlier prompts, at most up
 exceed it.</dd>\n\
 <dt>TTFT</dt><dd>Time to first token: from the moment at which a request was due to the first generated text at the \
 client. Where arrivals are random, they are fixed beforehand, and a request does not wait for the one before it.</dd>\n\
+<dt>Spread</dt><dd>Prompt tokens of the busiest engine as a multiple of the mean: 1 is even. Repeats of one prompt belong \
+on one engine; many different ones do not.</dd>\n\
 <dt>Picker</dt><dd>Time of the picker's own decision, from its histogram; the resolution is that of the buckets.</dd>\n\
 <dt>Machine</dt><dd>Share of this machine's processor time that was in use, by whatever program. Above 70 % the times \
 are not to be trusted.</dd>\n\
@@ -87,8 +89,8 @@ fn numbers(policies: &[PolicyReport]) -> String {
     let rows: String = policies.iter().map(numbers_row).collect();
     format!(
         "<div class=\"scroll\"><table>\n<thead><tr><td colspan=\"5\"></td><td colspan=\"3\">TTFT in ms</td>\
-         <td colspan=\"2\">picker in ms</td><td></td></tr>\n<tr><th>policy</th><th>requests</th><th>errors</th>\
-         <th>hit ratio</th><th>ceiling</th><th>p50</th><th>p90</th><th>p99</th><th>p50</th><th>p99</th>\
+         <td></td><td colspan=\"2\">picker in ms</td><td></td></tr>\n<tr><th>policy</th><th>requests</th><th>errors</th>\
+         <th>hit ratio</th><th>ceiling</th><th>p50</th><th>p90</th><th>p99</th><th>spread</th><th>p50</th><th>p99</th>\
          <th>machine</th></tr></thead>\n<tbody>{rows}</tbody>\n</table></div>\n{}",
         busy_note(policies),
     )
@@ -120,6 +122,7 @@ fn numbers_row(policy: &PolicyReport) -> String {
         ms(policy.ttft_ms.p50, 0),
         ms(policy.ttft_ms.p90, 0),
         ms(policy.ttft_ms.p99, 0),
+        format!("{:.2}", policy.spread),
         ms(policy.picker_ms.p50, 2),
         ms(policy.picker_ms.p99, 2),
         policy.machine_busy.map_or_else(|| "–".to_owned(), |busy| format!("{:.0} %", busy * 100.0)),

@@ -2,7 +2,7 @@
 
 use super::{PolicyReport, Report};
 
-const HEADER: [&str; 9] = [
+const HEADER: [&str; 10] = [
     "policy",
     "requests",
     "errors",
@@ -11,6 +11,7 @@ const HEADER: [&str; 9] = [
     "TTFT p50",
     "TTFT p90",
     "TTFT p99",
+    "spread",
     "picker p50/p99",
 ];
 
@@ -19,7 +20,7 @@ pub fn table(report: &Report) -> String {
     let mut text = String::new();
     for scenario in &report.scenarios {
         text.push_str(&format!("\n{}\n", scenario.name));
-        let rows: Vec<[String; 9]> =
+        let rows: Vec<[String; 10]> =
             std::iter::once(HEADER.map(str::to_owned)).chain(scenario.policies.iter().map(row)).collect();
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..HEADER.len()).map(width).collect();
@@ -52,7 +53,7 @@ pub fn table(report: &Report) -> String {
     text
 }
 
-fn row(policy: &PolicyReport) -> [String; 9] {
+fn row(policy: &PolicyReport) -> [String; 10] {
     let ms = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.0} ms"));
     let fine = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"));
     let ceiling = if policy.ceiling_tokens == 0 {
@@ -69,6 +70,7 @@ fn row(policy: &PolicyReport) -> [String; 9] {
         ms(policy.ttft_ms.p50),
         ms(policy.ttft_ms.p90),
         ms(policy.ttft_ms.p99),
+        format!("{:.2}", policy.spread),
         format!("{} / {} ms", fine(policy.picker_ms.p50), fine(policy.picker_ms.p99)),
     ]
 }

@@ -7,6 +7,7 @@
 )]
 
 mod files;
+mod kinds;
 mod length;
 mod load;
 mod oracle;

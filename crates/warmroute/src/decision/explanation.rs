@@ -5,9 +5,8 @@ use warmroute_scheduler::{Decision, ProfileRun};
 
 use super::Explanation;
 use super::signals::Signals;
-use crate::admin::metrics_word;
 use crate::pool::PoolSnapshot;
-use crate::receipt::{CandidateLine, Fallback, LISTED_CANDIDATES, ScorerLine};
+use crate::receipt::{CandidateLine, Fallback, Freshness, LISTED_CANDIDATES, ScorerLine};
 
 pub(super) fn explain(decision: &Decision<'_>, snapshot: &PoolSnapshot, signals: &Signals) -> Explanation {
     let run = decision.primary();
@@ -21,9 +20,9 @@ pub(super) fn explain(decision: &Decision<'_>, snapshot: &PoolSnapshot, signals:
     if run.scorers().any(|scorer| scorer.not_a_number > 0) {
         fallbacks.push(Fallback::ScoreNotANumber);
     }
-    let address = |row: usize| snapshot.endpoints[signals.pool_row(row)].address.to_string();
+    let address = |row: usize| snapshot.endpoints[signals.pool_row(row)].address.clone();
     Explanation {
-        profile: run.name().to_string(),
+        profile: run.name().clone(),
         considered: signals.len(),
         candidates: candidate_lines(&run, snapshot, signals),
         runner_up: run.runner_up().map(|kept| address(run.kept()[kept] as usize)),
@@ -38,19 +37,24 @@ fn candidate_lines(run: &ProfileRun<'_>, snapshot: &PoolSnapshot, signals: &Sign
     let picked = run.order().first().copied();
     let mut best: Vec<u32> = (0..totals.len() as u32).collect();
     // The picked one is listed first, whatever its total: a random picker may take any.
-    best.sort_by(|a, b| {
-        let is_picked = |row: &u32| Some(*row) == picked;
+    let is_picked = |row: &u32| Some(*row) == picked;
+    let better_first = |a: &u32, b: &u32| {
         is_picked(b).cmp(&is_picked(a)).then(totals[*b as usize].total_cmp(&totals[*a as usize]))
-    });
+    };
+    if best.len() > LISTED_CANDIDATES {
+        best.select_nth_unstable_by(LISTED_CANDIDATES, better_first);
+        best.truncate(LISTED_CANDIDATES);
+    }
+    best.sort_by(better_first);
     let mut lines = Vec::with_capacity(signals.len().min(LISTED_CANDIDATES));
-    for kept in best.into_iter().take(LISTED_CANDIDATES) {
+    for kept in best {
         let kept = kept as usize;
         let mut line = line_of(run.kept()[kept] as usize, snapshot, signals);
         line.total = totals[kept];
         line.scores = run
             .scorers()
             .map(|scorer| ScorerLine {
-                scorer: scorer.name.to_string(),
+                scorer: scorer.name.clone(),
                 score: scorer.scores[kept],
                 weight: scorer.weight,
                 weighted: scorer.weighted(kept),
@@ -60,7 +64,7 @@ fn candidate_lines(run: &ProfileRun<'_>, snapshot: &PoolSnapshot, signals: &Sign
     }
     for (row, filter) in run.filtered().take(LISTED_CANDIDATES - lines.len()) {
         let mut line = line_of(row, snapshot, signals);
-        line.filtered_by = Some(filter.to_string());
+        line.filtered_by = Some(filter.clone());
         lines.push(line);
     }
     lines
@@ -71,11 +75,11 @@ fn line_of(row: usize, snapshot: &PoolSnapshot, signals: &Signals) -> CandidateL
     let metrics = state.last().copied().unwrap_or_default();
     let (known_blocks, expected_blocks) = signals.held_blocks(row);
     CandidateLine {
-        endpoint: snapshot.endpoints[signals.pool_row(row)].address.to_string(),
+        endpoint: snapshot.endpoints[signals.pool_row(row)].address.clone(),
         filtered_by: None,
         scores: Vec::new(),
         total: 0.0,
-        metrics: metrics_word(state).to_owned(),
+        metrics: Freshness::of(state),
         waiting_requests: metrics.waiting_requests,
         running_requests: metrics.running_requests,
         kv_cache_utilization: metrics.kv_cache_utilization,

@@ -148,6 +148,11 @@ impl Signals {
         (known, self.blocks(row, prompts, |found| found.expected_blocks))
     }
 
+    /// Leading blocks of one prompt that a row's engine is known to hold.
+    pub(super) fn known_blocks(&self, row: usize, prompt: usize) -> u32 {
+        self.found.get(prompt * self.rows.len() + row).map_or(0, |found| found.known_blocks)
+    }
+
     /// Prompt tokens that a row's engine should serve from its cache: by what it is known to hold, and with what it
     /// is expected to hold soon.
     pub(super) fn cached_tokens(

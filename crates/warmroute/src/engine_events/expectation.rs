@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use warmroute_kv_index::{EngineSlot, KvIndex};
+use warmroute_kv_index::{BlockKey, EngineSlot, KvIndex};
 
 use crate::prompt::PromptKeys;
 
@@ -37,17 +37,22 @@ impl Expectations {
         Self { index, shortest, due: Mutex::default() }
     }
 
-    /// Expects the prompt's blocks at the engine, whose blocks have `block_size_tokens`, until the value is dropped,
-    /// and a while longer.
+    /// Expects the prompts' blocks at the engine, whose blocks have `block_size_tokens`, until the value is dropped,
+    /// and a while longer. `known_blocks` says how many leading blocks of a prompt the engine is known to hold: those
+    /// aren't expected.
     pub fn expect(
         self: &Arc<Self>,
         slot: EngineSlot,
         prompt: &PromptKeys,
         block_size_tokens: u32,
+        known_blocks: impl Fn(usize) -> u32,
         now: Instant,
     ) -> Expectation {
-        let keys = prompt.set(block_size_tokens).into_iter().flat_map(|set| &set.prompts);
-        let held = keys.filter_map(|keys| self.index.expect(slot, keys, now, LONGEST)).collect();
+        let keys = prompt.set(block_size_tokens).into_iter().flat_map(|set| &set.prompts).enumerate();
+        let expect = |(at, keys): (usize, &Vec<BlockKey>)| {
+            self.index.expect(slot, keys, known_blocks(at), now, LONGEST)
+        };
+        let held = keys.filter_map(expect).collect();
         Expectation { owner: self.clone(), held, since: now }
     }
 
@@ -161,7 +166,7 @@ mod tests {
         let engine = index.add_engine().unwrap();
         let expectations = Arc::new(Expectations::new(index.clone(), Duration::from_secs(2)));
         let now = Instant::now();
-        let expectation = expectations.expect(engine.slot(), &prompt(), 16, now);
+        let expectation = expectations.expect(engine.slot(), &prompt(), 16, |_| 0, now);
         assert_eq!(found(&index, engine.slot()), Match { known_blocks: 0, expected_blocks: 4 });
         expectations.withdraw_due(now + Duration::from_secs(60));
         assert_eq!(found(&index, engine.slot()).expected_blocks, 4, "its request still runs");
