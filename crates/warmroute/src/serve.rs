@@ -40,7 +40,7 @@ pub async fn run(options: ServeOptions, registry: Arc<Registry>) -> anyhow::Resu
     // The first provider stays; a second installation is no mistake.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = read_config(&options, &registry)?;
-    tracing::info!("configuration in effect:\n{}", config.summary().trim_end());
+    tracing::info!("in effect: {}", config.summary().trim_end());
     for notice in config.notice_lines() {
         tracing::warn!("{notice}");
     }
