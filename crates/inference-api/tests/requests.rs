@@ -196,9 +196,11 @@ fn agrees(ours: &JsonValue<'_>, theirs: &serde_json::Value) -> bool {
             Some(theirs) => *ours == theirs.to_string(),
             None => theirs.as_f64() == ours.parse().ok(),
         },
-        // serde_json rounds the last bit without its feature `float_roundtrip`, and reads -0 as a float.
+        // serde_json rounds the last bit without its feature `float_roundtrip`, and reads -0 as a float. Of numbers below
+        // the normal range the last bits are more than a share of 1e-15.
         (JsonValue::Number(JsonNumber::Float(ours)), serde_json::Value::Number(theirs)) => {
-            theirs.as_f64().is_some_and(|theirs| (theirs - ours).abs() <= ours.abs() * 1e-15)
+            let tolerance = (ours.abs() * 1e-15).max(100.0 * f64::from_bits(1));
+            theirs.as_f64().is_some_and(|theirs| (theirs - ours).abs() <= tolerance)
         }
         (JsonValue::Number(JsonNumber::Int(0)), theirs) => theirs.as_f64() == Some(0.0),
         (JsonValue::Array(ours), serde_json::Value::Array(theirs)) => {
