@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use warmroute_plugin::{BuildContext, BuildError, Candidates, InferenceRequest, Scorer};
 
+use crate::producers;
+
 /// Prefers endpoints with few requests of ours in flight: 1 up to `idleThreshold` requests, above it
 /// `(max − requests) / max × maxBusyScore`, where `max` is the highest count among the candidates.
 ///
@@ -12,9 +14,6 @@ pub struct ActiveRequestScorer {
     idle_threshold: i64,
     max_busy_score: f64,
 }
-
-/// The one source of in-flight counts. The peer can have several, by name.
-const IN_FLIGHT_PRODUCER: &str = "inflight-load-producer";
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -35,7 +34,7 @@ impl Default for Parameters {
         Self {
             idle_threshold: 0,
             max_busy_score: 1.0,
-            in_flight_load_producer_name: IN_FLIGHT_PRODUCER.to_owned(),
+            in_flight_load_producer_name: producers::default_in_flight(),
             request_timeout: serde::de::IgnoredAny,
         }
     }
@@ -49,10 +48,7 @@ impl ActiveRequestScorer {
     }
 
     pub(crate) fn build(parameters: Parameters, _: &mut BuildContext<'_>) -> Result<Self, BuildError> {
-        if parameters.in_flight_load_producer_name != IN_FLIGHT_PRODUCER {
-            let reason = format!("there is one source of in-flight counts, {IN_FLIGHT_PRODUCER:?}");
-            return Err(BuildError::invalid("inFlightLoadProducerName", reason));
-        }
+        producers::check_in_flight(&parameters.in_flight_load_producer_name)?;
         let in_range = (0.0..=1.0).contains(&parameters.max_busy_score);
         Ok(Self {
             idle_threshold: parameters.idle_threshold.max(0),

@@ -5,6 +5,8 @@ use warmroute_plugin::{
     BuildContext, BuildError, Candidates, InferenceRequest, PrefixColumn, PrefixMatch, Scorer,
 };
 
+use crate::producers;
+
 /// Prefers endpoints that hold much of the prompt: the matched share of its full blocks, and with a
 /// length weight `w` partly by how long the match is:
 /// `w × min(1, matched tokens / scale)² + (1 − w) × share`.
@@ -32,7 +34,7 @@ pub(crate) struct Parameters {
 impl Default for Parameters {
     fn default() -> Self {
         Self {
-            prefix_match_info_producer_name: "approx-prefix-cache-producer".to_owned(),
+            prefix_match_info_producer_name: producers::default_prefix(),
             match_length_weight: 0.0,
             match_length_scale_tokens: 8192.0,
         }
@@ -50,10 +52,7 @@ impl PrefixCacheScorer {
         if match_length_weight > 0.0 && !positive {
             return Err(BuildError::invalid("matchLengthScaleTokens", "must be positive"));
         }
-        if prefix_match_info_producer_name.is_empty() {
-            return Err(BuildError::invalid("prefixMatchInfoProducerName", "must not be empty"));
-        }
-        let column = context.prefix_match(&prefix_match_info_producer_name);
+        let column = producers::prefix_column(&prefix_match_info_producer_name, context)?;
         Ok(Self { column, match_length_weight, match_length_scale_tokens })
     }
 

@@ -33,14 +33,7 @@ impl QueueScorer {
 
 impl Scorer for QueueScorer {
     fn score(&self, _: &InferenceRequest, candidates: &Candidates<'_>, scores: &mut [f64]) {
-        let states = candidates.metrics();
-        let waiting = states.iter().filter_map(|state| self.unknown_metrics.metrics(state));
-        let (min, max) = waiting.fold((u32::MAX, 0), |(min, max), metrics| {
-            (min.min(metrics.waiting_requests), max.max(metrics.waiting_requests))
-        });
-        self.unknown_metrics.score(states, scores, |metrics| {
-            if min >= max { 1.0 } else { f64::from(max - metrics.waiting_requests) / f64::from(max - min) }
-        });
+        self.unknown_metrics.score_lowest(candidates.metrics(), scores, |metrics| metrics.waiting_requests);
     }
 }
 

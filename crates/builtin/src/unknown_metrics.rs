@@ -1,4 +1,4 @@
-//! What a scorer makes of an endpoint whose metrics aren't fresh.
+//! What a plugin makes of an endpoint whose metrics aren't fresh.
 
 use serde::{Deserialize, Serialize};
 use warmroute_plugin::{EndpointMetrics, MetricsState};
@@ -13,7 +13,8 @@ pub enum UnknownMetrics {
     ///
     /// As long as all rows are fresh, the scores are exactly the peers'. If some aren't, those get 0, and
     /// the others' scores are squeezed from 0..=1 into 1/16..=1, which keeps their order. If none
-    /// is fresh, all get 0.
+    /// is fresh, all get 0. (`load-aware-scorer`, whose best score is 0.5, squeezes into 1/32..=0.5.) The
+    /// filter that reads metrics keeps such an endpoint only if it keeps no fresh one.
     #[default]
     BelowFresh,
     /// The peers' way: an endpoint never scraped counts as idle (all zeros), and old metrics count as if
@@ -55,5 +56,21 @@ impl UnknownMetrics {
         for (score, state) in scores.iter_mut().zip(states) {
             *score = if self.metrics(state).is_some() { FLOOR + (1.0 - FLOOR) * *score } else { 0.0 };
         }
+    }
+
+    /// Scores every row by the peers' min–max: `(max − count) / (max − min)`, 1 if all counts are equal.
+    ///
+    /// Minimum and maximum are taken over the rows whose metrics are known.
+    pub(crate) fn score_lowest(
+        self,
+        states: &[MetricsState],
+        scores: &mut [f64],
+        count: impl Fn(&EndpointMetrics) -> u32,
+    ) {
+        let counts = states.iter().filter_map(|state| self.metrics(state)).map(|metrics| count(&metrics));
+        let (min, max) = counts.fold((u32::MAX, 0), |(min, max), count| (min.min(count), max.max(count)));
+        self.score(states, scores, |metrics| {
+            if min >= max { 1.0 } else { f64::from(max - count(metrics)) / f64::from(max - min) }
+        });
     }
 }

@@ -4,11 +4,14 @@
 
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::{collection, prop_assert, prop_assert_eq, proptest};
-use warmroute_builtin::{KvCacheUtilizationScorer, QueueScorer, UnknownMetrics};
+use warmroute_builtin::{
+    KvCacheUtilizationScorer, LoadAwareScorer, QueueScorer, RunningRequestsSizeScorer, UnknownMetrics,
+};
 use warmroute_plugin::Scorer;
 use warmroute_plugin::testing::{CandidatesFixture, Row, scores};
 
-type Metrics = (u32, f64);
+/// Waiting, running, share of the KV cache in use.
+type Metrics = (u32, u32, f64);
 
 #[derive(Clone, Copy, Debug)]
 enum State {
@@ -20,15 +23,16 @@ enum State {
 impl State {
     fn row(self) -> Row {
         match self {
-            Self::Fresh((waiting, used)) => Row::fresh(waiting, 0, used),
-            Self::Stale((waiting, used)) => Row::stale(waiting, 0, used),
+            Self::Fresh((waiting, running, used)) => Row::fresh(waiting, running, used),
+            Self::Stale((waiting, running, used)) => Row::stale(waiting, running, used),
             Self::Never => Row::never_scraped(),
         }
     }
 }
 
 fn metrics() -> impl Strategy<Value = Metrics> {
-    (prop_oneof![0..20u32, any::<u32>()], prop_oneof![Just(0.0), Just(1.0), 0.0..=1.0])
+    let count = || prop_oneof![0..20u32, any::<u32>()];
+    (count(), count(), prop_oneof![Just(0.0), Just(1.0), 0.0..=1.0])
 }
 
 fn states() -> impl Strategy<Value = Vec<State>> {
@@ -40,18 +44,31 @@ fn states() -> impl Strategy<Value = Vec<State>> {
     collection::vec(state, 1..20)
 }
 
-fn scorers(unknown_metrics: UnknownMetrics) -> [Box<dyn Scorer>; 2] {
-    [Box::new(QueueScorer::new(unknown_metrics)), Box::new(KvCacheUtilizationScorer::new(unknown_metrics))]
+fn scorers(unknown_metrics: UnknownMetrics) -> [Box<dyn Scorer>; 4] {
+    [
+        Box::new(QueueScorer::new(unknown_metrics)),
+        Box::new(RunningRequestsSizeScorer::new(unknown_metrics)),
+        Box::new(LoadAwareScorer::new(10, unknown_metrics)),
+        Box::new(KvCacheUtilizationScorer::new(unknown_metrics)),
+    ]
 }
 
 /// The peer's formulas, written down once more.
-fn peer(rows: &[Metrics]) -> [Vec<f64>; 2] {
-    let min = rows.iter().map(|row| row.0).min().unwrap();
-    let max = rows.iter().map(|row| row.0).max().unwrap();
-    let queue = |&(waiting, _): &Metrics| {
-        if max == min { 1.0 } else { f64::from(max - waiting) / f64::from(max - min) }
+fn peer(rows: &[Metrics]) -> [Vec<f64>; 4] {
+    let lowest = |counts: Vec<u32>| {
+        let (min, max) = (*counts.iter().min().unwrap(), *counts.iter().max().unwrap());
+        let score = |count| if max == min { 1.0 } else { f64::from(max - count) / f64::from(max - min) };
+        counts.into_iter().map(score).collect()
     };
-    [rows.iter().map(queue).collect(), rows.iter().map(|row| 1.0 - row.1).collect()]
+    let load = |waiting: u32| {
+        if waiting == 0 { 0.5 } else { 0.5 * (1.0 - f64::from(waiting.min(10)) / 10.0) }
+    };
+    [
+        lowest(rows.iter().map(|row| row.0).collect()),
+        lowest(rows.iter().map(|row| row.1).collect()),
+        rows.iter().map(|row| load(row.0)).collect(),
+        rows.iter().map(|row| 1.0 - row.2).collect(),
+    ]
 }
 
 proptest! {
@@ -70,7 +87,7 @@ proptest! {
         let table = CandidatesFixture::new(states.iter().map(|state| state.row()));
         let rows: Vec<Metrics> = states.iter().map(|state| match *state {
             State::Fresh(metrics) | State::Stale(metrics) => metrics,
-            State::Never => (0, 0.0),
+            State::Never => (0, 0, 0.0),
         }).collect();
         for (scorer, expected) in scorers(UnknownMetrics::AsPeer).iter().zip(peer(&rows)) {
             prop_assert_eq!(scores(&**scorer, &table), expected);

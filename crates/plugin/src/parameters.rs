@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::de::DeserializeOwned;
 use serde::de::value::Error as ValueError;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::BuildError;
 
@@ -81,17 +81,45 @@ pub struct Parameter {
     pub default: Option<Value>,
 }
 
-/// The parameters of `P`: names from its fields, defaults from what an empty object is read as.
+/// The parameters of `P`: names from its fields, defaults from what an object with only the required ones is
+/// read as.
 pub(crate) fn describe<P: DeserializeOwned + Serialize>() -> Vec<Parameter> {
     let mut names = Vec::new();
     // The deserializer refuses everything; what counts is what it was asked.
     let _ = P::deserialize(FieldNames(&mut names));
-    let empty = Value::Object(serde_json::Map::new());
-    let defaults = P::deserialize(empty).ok().and_then(|defaults| serde_json::to_value(defaults).ok());
-    let default = |name: &str| defaults.as_ref().and_then(|defaults| defaults.get(name)).cloned();
+    let mut given = serde_json::Map::new();
+    let defaults = read_with_placeholders::<P>(&mut given).and_then(|read| serde_json::to_value(read).ok());
+    let default = |name: &str| {
+        let defaults = defaults.as_ref().filter(|_| !given.contains_key(name));
+        defaults.and_then(|defaults| defaults.get(name)).cloned()
+    };
+    let is_written = |name: &str| defaults.as_ref().is_none_or(|defaults| defaults.get(name).is_some());
     // An alias is a field name too, but nothing is written under it.
-    let named = names.iter().filter(|name| defaults.is_none() || default(name).is_some());
+    let named = names.iter().filter(|name| is_written(name));
     named.map(|name| Parameter { name: (*name).to_owned(), default: default(name) }).collect()
+}
+
+/// Reads `P` from an object that has something for every required parameter, and nothing else; `given` are
+/// those. `None` if one of them takes none of the simple values.
+fn read_with_placeholders<P: DeserializeOwned>(given: &mut serde_json::Map<String, Value>) -> Option<P> {
+    let missing = |error: &serde_json::Error| {
+        let text = error.to_string();
+        Some(text.strip_prefix("missing field `")?.split_once('`')?.0.to_owned())
+    };
+    let read = |given: &serde_json::Map<String, Value>| P::deserialize(Value::Object(given.clone()));
+    loop {
+        let field = match read(given) {
+            Ok(read) => return Some(read),
+            Err(error) => missing(&error).filter(|field| !given.contains_key(field))?,
+        };
+        // A placeholder fits if the next mistake is another missing field, or none.
+        let simple = [json!(""), json!(0), json!(false), json!([]), json!({})];
+        let fitting = simple.into_iter().find(|value| {
+            given.insert(field.clone(), value.clone());
+            read(given).err().is_none_or(|error| missing(&error).is_some_and(|next| next != field))
+        });
+        fitting?;
+    }
 }
 
 /// Notes the field names of the struct that is read from it.
@@ -122,8 +150,6 @@ impl<'de> serde::Deserializer<'de> for FieldNames<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[derive(Debug, Deserialize, Serialize)]
@@ -146,8 +172,23 @@ mod tests {
     #[derive(Debug, Deserialize, Serialize)]
     struct Required {
         zone: String,
+        rules: Vec<Rule>,
+        level: u8,
         #[serde(default)]
         weight: f64,
+    }
+
+    /// No simple value is a kind.
+    #[derive(Debug, Deserialize, Serialize)]
+    struct Odd {
+        kind: Kind,
+        #[serde(default)]
+        size: u32,
+    }
+
+    #[derive(Debug, Deserialize, Serialize)]
+    enum Kind {
+        One,
     }
 
     fn three() -> u32 {
@@ -204,7 +245,10 @@ mod tests {
         let mut listed = names(describe::<Nested>());
         listed.sort_by(|a, b| a.0.cmp(&b.0));
         assert_eq!(listed, nested);
-        assert_eq!(names(describe::<Required>()), [("zone".to_owned(), None), ("weight".to_owned(), None)]);
+        let required = [("zone", None), ("rules", None), ("level", None), ("weight", Some(json!(0.0)))];
+        let required = required.map(|(name, default)| (name.to_owned(), default));
+        assert_eq!(names(describe::<Required>()), required);
+        assert_eq!(names(describe::<Odd>()), [("kind".to_owned(), None), ("size".to_owned(), None)]);
         assert_eq!(describe::<NoParameters>(), []);
     }
 }
