@@ -11,11 +11,13 @@ use warmroute::engine_events::Expectations;
 use warmroute::grpc::ext_proc_service;
 use warmroute::metrics::Metrics;
 use warmroute::picker::Picker;
+use warmroute::policy::Policy;
 use warmroute::pool::{EndpointSpec, Pool};
-use warmroute::profile::{build_scheduler, known_types};
+use warmroute::profile::known_types;
 use warmroute::prompt::{AdapterNames, PromptReader};
 use warmroute::receipt::ReceiptRing;
-use warmroute_config::{Parser, built_in};
+use warmroute::tasks::Tasks;
+use warmroute_config::built_in;
 use warmroute_ext_proc::ExtProcService;
 use warmroute_kv_index::EngineView;
 use warmroute_plugin::EndpointMetrics;
@@ -34,7 +36,7 @@ const EXPECTED_FOR: Duration = Duration::from_secs(2);
 pub(super) struct WholePicker {
     pub(super) service: ExtProcService<Picker>,
     metrics: Arc<Metrics>,
-    expectations: Option<Arc<Expectations>>,
+    expectations: Arc<Expectations>,
     /// Dropping them would empty the index.
     _views: Vec<EngineView>,
 }
@@ -44,19 +46,29 @@ impl WholePicker {
     pub(super) fn new(expects: bool) -> anyhow::Result<Self> {
         let registry = Arc::new(Warmroute::new().registry()?);
         let config = built_in(&known_types(&registry))?;
-        let scheduler = build_scheduler(&config, &registry)?.scheduler;
-        ensure!(!scheduler.prefix_producers().is_empty(), "the built-in configuration looks up no prefix");
+        let (tasks, _ends) = Tasks::new();
+        let policy = Policy::try_new(&config, &registry, &tasks)?;
+        ensure!(
+            !policy.scheduler.prefix_producers().is_empty(),
+            "the built-in configuration looks up no prefix"
+        );
+        let policy = policy.expecting_for(expects.then_some(EXPECTED_FOR)).shared();
         let filled = Filled::new(512, ENDPOINTS)?;
         let pool = pool(&filled)?;
         let metrics = Arc::new(Metrics::try_new()?);
-        let expectations = expects.then(|| Arc::new(Expectations::new(filled.index.clone(), EXPECTED_FOR)));
-        let decider =
-            Decider::new(pool, scheduler, filled.index, expectations.clone(), NO_HURRY, metrics.clone());
+        let expectations = Arc::new(Expectations::new(filled.index.clone()));
+        let decider = Arc::new(Decider::new(
+            pool,
+            policy,
+            filled.index,
+            expectations.clone(),
+            NO_HURRY,
+            metrics.clone(),
+        ));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let reader = PromptReader::new(None, Arc::new(AdapterNames::default()), cores, NO_HURRY);
         let receipts = Arc::new(ReceiptRing::new(RECEIPTS));
-        let parses_bodies = config.parsers.contains(&Parser::OpenAi);
-        let picker = Picker::new(reader, decider, receipts, metrics.clone(), parses_bodies);
+        let picker = Picker::new(reader, decider, receipts, metrics.clone());
         let service = ext_proc_service(Arc::new(picker), MAX_BODY_BYTES);
         Ok(Self { service, metrics, expectations, _views: filled.views })
     }
@@ -64,11 +76,7 @@ impl WholePicker {
     /// What ends the expectations of finished requests, as a task of the picker does every 100 ms; here at once.
     pub(super) fn withdrawals(&self) -> impl FnOnce() + Send + 'static {
         let expectations = self.expectations.clone();
-        move || {
-            if let Some(expectations) = expectations {
-                expectations.withdraw_due(Instant::now() + NO_HURRY);
-            }
-        }
+        move || expectations.withdraw_due(Instant::now() + NO_HURRY)
     }
 
     /// Whether all the work was done for so many requests: a look-up each and no fallback.

@@ -7,20 +7,21 @@ use crate::peer_types::HostType;
 use crate::place::Source;
 use crate::plugins::{self, Declared, Kind};
 use crate::profiles::{self, free_name};
-use crate::yaml::{self, Node, shown};
+use crate::yaml::{Node, shown};
 use crate::{
-    CheckedConfig, ConfigError, KnownTypes, MetricsSourceSpec, Mistake, Place, PluginSpec,
-    PrefixProducerSpec, host_plugins, sections,
+    CheckedConfig, ConfigError, FileDiscoverySpec, KnownTypes, MetricsSourceSpec, Place, PluginSpec,
+    PrefixProducerSpec, host_plugins, sections, text,
 };
-
-/// A file may be as large as what fits into a ConfigMap.
-const MAX_TEXT_BYTES: usize = 1 << 20;
 
 const KIND: &str = "EndpointPickerConfig";
 const API_VERSIONS: [&str; 3] =
     ["llm-d.ai/v1", "llm-d.ai/v1alpha1", "inference.networking.x-k8s.io/v1alpha1"];
 
-const PREFIX_SCORER: &str = "prefix-cache-scorer";
+/// Types that read prefix matches and can't do without; the parameter that names the producer is the same for all.
+const PREFIX_READERS: [&str; 3] =
+    ["prefix-cache-scorer", "no-hit-lru-scorer", "prefix-cache-affinity-filter"];
+/// Reads prefix matches where there are any.
+const TOKEN_LOAD_SCORER: &str = "token-load-scorer";
 const PREFIX_PRODUCER: &str = "precise-prefix-cache-producer";
 const PEERS_PREFIX_PRODUCER: &str = "approx-prefix-cache-producer";
 const PRODUCER_PARAMETER: &str = "prefixMatchInfoProducerName";
@@ -35,22 +36,10 @@ const PRODUCER_PARAMETER: &str = "prefixMatchInfoProducerName";
 ///
 /// Everything that is wrong with it, each mistake with its place. If the text isn't YAML, only that.
 pub fn check(name: &str, text: &[u8], known: &KnownTypes) -> Result<CheckedConfig, ConfigError> {
-    if text.len() > MAX_TEXT_BYTES {
-        let message = format!("the text has {} bytes, and at most {MAX_TEXT_BYTES} are read", text.len());
-        return Err(ConfigError::new(Source::new(name, ""), vec![Mistake::new(Place::START, message)]));
-    }
-    let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
-    let source = Source::new(name, &String::from_utf8_lossy(text));
-    let text = match std::str::from_utf8(text) {
-        Ok(text) => text,
-        Err(error) => {
-            let place = end_of(&String::from_utf8_lossy(&text[..error.valid_up_to()]));
-            return Err(ConfigError::new(source, vec![Mistake::new(place, "this is not UTF-8")]));
-        }
-    };
     let mut mistakes = Mistakes::default();
-    let config = match yaml::read(text, &mut mistakes) {
-        Some(root) => Some(document(&source, &root, known, &mut mistakes)),
+    let (source, root) = text::read(name, text, &mut mistakes);
+    let config = match &root {
+        Some(root) => Some(document(&source, root, known, &mut mistakes)),
         None => {
             if mistakes.is_empty() {
                 mistakes.hinted(
@@ -69,13 +58,6 @@ pub fn check(name: &str, text: &[u8], known: &KnownTypes) -> Result<CheckedConfi
         }
         _ => Err(ConfigError::new(source, mistakes.into_list())),
     }
-}
-
-/// The place after the last character.
-fn end_of(text: &str) -> Place {
-    let line = text.matches('\n').count() + 1;
-    let column = text.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
-    Place { line: line as u32, column: column as u32 }
 }
 
 fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mistakes) -> CheckedConfig {
@@ -104,6 +86,7 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
     let token_producer = plugins::only(&declared, HostType::TokenProducer, mistakes)
         .and_then(|plugin| host_plugins::token_producer(plugin, mistakes));
     let metrics_source = metrics_source(&declared, layer.inject_defaults, mistakes);
+    let discovery = discovery(&declared, layer.discovery.as_deref(), mistakes);
     CheckedConfig {
         source: source.clone(),
         plugins,
@@ -111,6 +94,7 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
         prefix_producer,
         token_producer,
         metrics_source,
+        discovery,
         parsers,
         notices: Vec::new(),
     }
@@ -147,8 +131,12 @@ fn prefix_producer(declared: &[Declared<'_>], mistakes: &mut Mistakes) -> Option
     if let Some(plugin) = plugins::only(declared, HostType::PrefixProducer, mistakes) {
         return Some(host_plugins::prefix_producer(plugin, mistakes));
     }
-    let wanted = declared.iter().any(|plugin| plugin.plugin_type == PREFIX_SCORER);
+    let wanted = declared.iter().any(|plugin| PREFIX_READERS.contains(&plugin.plugin_type.as_str()));
     wanted.then(|| PrefixProducerSpec::new(free_name(PREFIX_PRODUCER, declared)))
+}
+
+fn reads_prefix_matches(plugin_type: &str) -> bool {
+    plugin_type == TOKEN_LOAD_SCORER || PREFIX_READERS.contains(&plugin_type)
 }
 
 fn scheduling_plugins(
@@ -174,7 +162,7 @@ fn scheduling_plugins(
         };
         let well_written = mistakes.len() == before;
         let fits = match producer {
-            Some(producer) if spec.plugin_type == PREFIX_SCORER => {
+            Some(producer) if reads_prefix_matches(&spec.plugin_type) => {
                 let is_declared = declared.iter().any(|plugin| plugin.is_host(HostType::PrefixProducer));
                 bind(&mut spec, producer, is_declared, mistakes)
             }
@@ -283,4 +271,26 @@ fn metrics_source(
         Some(plugin) => Some(host_plugins::metrics_source(plugin, mistakes)),
         None => inject_defaults.then(|| MetricsSourceSpec::new("metrics-data-source")),
     }
+}
+
+/// The discovery that `dataLayer` refers to. Others are checked too, and do nothing.
+fn discovery(
+    declared: &[Declared<'_>],
+    referred_to: Option<&str>,
+    mistakes: &mut Mistakes,
+) -> Option<FileDiscoverySpec> {
+    let mut found = None;
+    for plugin in declared.iter().filter(|plugin| plugin.is_host(HostType::FileDiscovery)) {
+        let spec = host_plugins::file_discovery(plugin, mistakes);
+        if referred_to == Some(plugin.name.as_str()) {
+            found = spec;
+        } else {
+            let message = format!(
+                "dataLayer.discovery.endpoints.pluginRef doesn't name {}, so it does nothing",
+                plugin.name
+            );
+            mistakes.notice(plugin.place, message);
+        }
+    }
+    found
 }

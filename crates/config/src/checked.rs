@@ -25,6 +25,8 @@ pub struct CheckedConfig {
     pub token_producer: Option<TokenProducerSpec>,
     /// How metrics are scraped; `None` if `dataLayer.injectDefaults` is false and there is no source.
     pub metrics_source: Option<MetricsSourceSpec>,
+    /// The file that endpoints come from; `None` if they come from elsewhere.
+    pub discovery: Option<FileDiscoverySpec>,
     /// The parsers in the order in which they are tried.
     pub parsers: Vec<Parser>,
     /// What an operator should know, in the order of the text; what isn't about a place comes first.
@@ -152,6 +154,18 @@ pub struct MetricsSourceSpec {
     pub port: Option<u16>,
     /// How often; `None` for the host's default.
     pub interval: Option<Duration>,
+}
+
+/// The file that endpoints come from.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct FileDiscoverySpec {
+    /// Name of the plugin.
+    pub name: String,
+    /// The file; a relative path starts at the working directory of the process.
+    pub path: PathBuf,
+    /// Whether changes of the file are followed; otherwise it is read once.
+    pub watch_file: bool,
 }
 
 /// A parser of request bodies.

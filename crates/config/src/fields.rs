@@ -130,19 +130,24 @@ impl<'n> Fields<'n> {
         }
     }
 
-    /// A text that must be there and not be empty. A slip in the name of the field is one mistake, not two.
+    /// A field that must be there. A slip in its name is one mistake, not two.
+    pub(crate) fn required(&mut self, name: &'static str, mistakes: &mut Mistakes) -> Option<&'n Node> {
+        let node = self.node(name);
+        if node.is_none() && self.is_map && !self.others().any(|entry| nearest(&entry.key, [name]).is_some())
+        {
+            let message = format!("{} needs {} {name}", self.what, article(name));
+            mistakes.hinted(self.place, message, format!("add `{name}: …`"));
+        }
+        node
+    }
+
+    /// A text that must be there and not be empty.
     pub(crate) fn required_text(
         &mut self,
         name: &'static str,
         mistakes: &mut Mistakes,
     ) -> Option<(&'n str, Place)> {
-        if self.is_map && self.node(name).is_none() {
-            if !self.others().any(|entry| nearest(&entry.key, [name]).is_some()) {
-                let message = format!("{} needs a {name}", self.what);
-                mistakes.hinted(self.place, message, format!("add `{name}: …`"));
-            }
-            return None;
-        }
+        self.required(name, mistakes)?;
         let (text, place) = self.text(name, mistakes)?;
         if text.is_empty() {
             mistakes.at(place, format!("{name} of {} must not be empty", self.what));
@@ -209,12 +214,22 @@ impl<'n> Fields<'n> {
     }
 
     pub(crate) fn list(&mut self, name: &'static str, mistakes: &mut Mistakes) -> &'n [Node] {
+        self.list_up_to(MAX_ITEMS, name, mistakes)
+    }
+
+    /// A list of at most `max_items`.
+    pub(crate) fn list_up_to(
+        &mut self,
+        max_items: usize,
+        name: &'static str,
+        mistakes: &mut Mistakes,
+    ) -> &'n [Node] {
         let Some(node) = self.node(name) else { return &[] };
         match &node.value {
-            NodeValue::List(items) if items.len() > MAX_ITEMS => {
+            NodeValue::List(items) if items.len() > max_items => {
                 let message = format!("{name} of {} has {} entries", self.what, items.len());
-                mistakes.hinted(node.place, message, format!("at most {MAX_ITEMS} are read"));
-                &items[..MAX_ITEMS]
+                mistakes.hinted(node.place, message, format!("at most {max_items} are read"));
+                &items[..max_items]
             }
             NodeValue::List(items) => items,
             _ => {
@@ -253,6 +268,10 @@ impl<'n> Fields<'n> {
             mistakes.hinted(entry.place, message, hint);
         }
     }
+}
+
+fn article(name: &str) -> &'static str {
+    if name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
 impl Node {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::fields::{Fields, Mistakes};
 use crate::plugins::Declared;
 use crate::yaml::Node;
-use crate::{MetricsSourceSpec, PrefixProducerSpec, TokenProducerSpec};
+use crate::{FileDiscoverySpec, MetricsSourceSpec, PrefixProducerSpec, TokenProducerSpec};
 
 const PORT: std::ops::RangeInclusive<u64> = 1..=65535;
 
@@ -283,4 +283,19 @@ pub(crate) fn metrics_extractor(declared: &Declared<'_>, mistakes: &mut Mistakes
         mistakes.hinted(node.place, "other metric names than vLLM's come later", "remove engineConfigs");
     }
     fields.finish(mistakes);
+}
+
+/// `file-discovery`.
+pub(crate) fn file_discovery(declared: &Declared<'_>, mistakes: &mut Mistakes) -> Option<FileDiscoverySpec> {
+    let Some(node) = declared.parameters else {
+        let message = format!("{} needs to know which file the endpoints are in", declared.name);
+        mistakes.hinted(declared.place, message, "add `parameters: {path: …}`");
+        return None;
+    };
+    let mut fields = Fields::of(node, &declared.name, mistakes);
+    let path = fields.required_text("path", mistakes);
+    let watch_file = fields.boolean("watchFile", mistakes).is_some_and(|(value, _)| value);
+    fields.finish(mistakes);
+    let (path, _) = path?;
+    Some(FileDiscoverySpec { name: declared.name.clone(), path: PathBuf::from(path), watch_file })
 }

@@ -4,10 +4,13 @@
 //! sections are read from that and checked against each other; what isn't said gets its default. Mistakes are
 //! collected on the way, so that an operator sees all of them at once. What this version doesn't have is
 //! refused by name, and nothing is silently ignored: see [`CheckedConfig::notices`].
+//!
+//! The file that `file-discovery` names is read in the same way, by [`read_endpoints`].
 
 mod built_in;
 mod check;
 mod checked;
+mod endpoints;
 mod fields;
 mod host_plugins;
 mod known_types;
@@ -19,13 +22,15 @@ mod scalar;
 mod sections;
 mod suggest;
 mod summary;
+mod text;
 mod yaml;
 
 pub use built_in::{BUILT_IN, built_in};
 pub use check::check;
 pub use checked::{
-    CheckedConfig, MetricsSourceSpec, Parser, PluginRef, PluginSpec, PrefixProducerSpec, ProfileSpec,
-    TokenProducerSpec,
+    CheckedConfig, FileDiscoverySpec, MetricsSourceSpec, Parser, PluginRef, PluginSpec, PrefixProducerSpec,
+    ProfileSpec, TokenProducerSpec,
 };
+pub use endpoints::{ListedEndpoint, read_endpoints};
 pub use known_types::{KnownTypes, ParameterMistake, SchedulingKind};
 pub use place::{ConfigError, Mistake, Notice, Place, Source};

@@ -10,6 +10,7 @@ pub(crate) enum HostType {
     TokenProducer,
     MetricsSource,
     MetricsExtractor,
+    FileDiscovery,
     OpenAiParser,
     PassthroughParser,
     /// Something that the host does anyway and that can't be set; why it needs no plugin.
@@ -23,6 +24,7 @@ pub(crate) const HOST_TYPES: &[(&str, HostType)] = &[
     ("token-producer", HostType::TokenProducer),
     ("metrics-data-source", HostType::MetricsSource),
     ("core-metrics-extractor", HostType::MetricsExtractor),
+    ("file-discovery", HostType::FileDiscovery),
     ("openai-parser", HostType::OpenAiParser),
     ("passthrough-parser", HostType::PassthroughParser),
     (
@@ -68,17 +70,6 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
     (&["tokenizer"], "use token-producer with `local: {path: …}`"),
     (
         &[
-            "decode-filter",
-            "prefill-filter",
-            "encode-filter",
-            "label-selector-filter",
-            "by-label-selector",
-            "by-label",
-        ],
-        "endpoints are only told apart by their signals yet; remove it if all endpoints serve whole requests",
-    ),
-    (
-        &[
             "disagg-profile-handler",
             "pd-profile-handler",
             "data-parallel-profile-handler",
@@ -92,35 +83,25 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
         ],
         "one scheduling profile decides; use single-profile-handler",
     ),
-    (
-        &["running-requests-size-scorer", "load-aware-scorer", "multicluster-queue-scorer"],
-        "remove it or use queue-scorer",
-    ),
-    (&["token-load-scorer"], "remove it or use active-request-scorer"),
+    (&["multicluster-queue-scorer"], "remove it or use queue-scorer"),
     (&["multicluster-kv-cache-utilization-scorer"], "remove it or use kv-cache-utilization-scorer"),
-    (&["weighted-random-picker"], "use max-score-picker or random-picker"),
     (
         &[
-            "prefix-cache-affinity-filter",
             "slo-headroom-tier-filter",
             "endpoint-attribute-filter",
-            "utilization-filter",
             "session-affinity-filter",
             "multicluster-session-affinity-filter",
             "topology-affinity-filter",
             "header-based-testing-filter",
         ],
-        "remove it; there is no filter yet",
+        "remove it and its place in the profile",
     ),
     (
         &[
             "lora-affinity-scorer",
-            "no-hit-lru-scorer",
             "latency-scorer",
-            "context-length-aware",
             "mm-embeddings-cache-scorer",
             "session-affinity-scorer",
-            "header-label-affinity-scorer",
             "endpoint-attribute-scorer",
             "topology-affinity-scorer",
         ],
@@ -171,7 +152,7 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
         ],
         "remove it; metrics-data-source is the only source",
     ),
-    (&["file-discovery", "multicluster-file-discovery"], "give the endpoints on the command line"),
+    (&["multicluster-file-discovery"], "use file-discovery; it takes DNS names too"),
 ];
 
 /// The types that the peer has and this version hasn't.

@@ -176,6 +176,8 @@ fn parser_ref(node: &Node, declared: &[Declared<'_>], parsers: &mut Vec<Parser>,
 pub(crate) struct DataLayer {
     /// Whether a metrics source is made up if none is named.
     pub(crate) inject_defaults: bool,
+    /// Name of the plugin that endpoints come from.
+    pub(crate) discovery: Option<String>,
 }
 
 /// `dataLayer`, with both spellings of what was renamed between v1alpha1 and v1.
@@ -184,7 +186,7 @@ pub(crate) fn data_layer(
     declared: &[Declared<'_>],
     mistakes: &mut Mistakes,
 ) -> DataLayer {
-    let mut layer = DataLayer { inject_defaults: true };
+    let mut layer = DataLayer { inject_defaults: true, discovery: None };
     let Some(node) = node else { return layer };
     let mut fields = Fields::of(node, "dataLayer", mistakes);
     if let Some((value, _)) = fields.boolean("injectDefaults", mistakes) {
@@ -202,8 +204,10 @@ pub(crate) fn data_layer(
         }
         source.finish(mistakes);
     }
+    if let Some(node) = fields.node("discovery") {
+        layer.discovery = discovery(node, declared, mistakes);
+    }
     for (name, hint) in [
-        ("discovery", "remove it and give the endpoints on the command line"),
         ("peerDiscovery", "remove it; replicas don't need each other"),
         ("crossReplicaSyncerPluginRef", "remove it; replicas don't need each other"),
         ("crossReplicaSyncInterval", "remove it; replicas don't need each other"),
@@ -218,6 +222,42 @@ pub(crate) fn data_layer(
     layer
 }
 
+/// `dataLayer.discovery`: the name of the plugin that endpoints come from, as `endpoints.pluginRef` or, as it was
+/// before `llm-d.ai/v1`, as `pluginRef`.
+fn discovery(node: &Node, declared: &[Declared<'_>], mistakes: &mut Mistakes) -> Option<String> {
+    const HINT: &str = "write `discovery: {endpoints: {pluginRef: …}}`";
+    let mut fields = Fields::of(node, "discovery", mistakes);
+    let old = fields.node("pluginRef").and_then(|_| fields.required_text("pluginRef", mistakes));
+    let new = fields.node("endpoints");
+    let reference = match (old, new) {
+        (Some((_, place)), Some(_)) => {
+            let message =
+                "pluginRef of discovery is the old spelling of endpoints.pluginRef, and both are given";
+            mistakes.hinted(place, message, "remove it");
+            None
+        }
+        (Some((_, place)), None) => {
+            mistakes.notice(place, format!("pluginRef of discovery is the old spelling: {HINT}"));
+            old
+        }
+        (None, Some(node)) => {
+            let mut endpoints = Fields::of(node, "endpoints of discovery", mistakes);
+            let reference = endpoints.required_text("pluginRef", mistakes);
+            endpoints.finish(mistakes);
+            reference
+        }
+        (None, None) => {
+            if matches!(&node.value, NodeValue::Map(entries) if entries.is_empty()) {
+                mistakes.hinted(node.place, "discovery names no plugin", HINT);
+            }
+            None
+        }
+    };
+    fields.finish(mistakes);
+    check_ref(reference, DISCOVERIES, declared, mistakes);
+    reference.map(|(name, _)| name.to_owned())
+}
+
 /// What a reference in `dataLayer` may point to.
 struct Expected {
     what: &'static str,
@@ -228,6 +268,7 @@ const SOURCES: &Expected =
     &Expected { what: "source", types: &["metrics-data-source", "endpoint-notification-source"] };
 const EXTRACTORS: &Expected =
     &Expected { what: "extractor", types: &["core-metrics-extractor", "precise-prefix-cache-producer"] };
+const DISCOVERIES: &Expected = &Expected { what: "discovery of endpoints", types: &["file-discovery"] };
 
 fn check_ref(
     reference: Option<(&str, Place)>,

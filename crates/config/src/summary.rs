@@ -48,6 +48,10 @@ impl CheckedConfig {
                 let _ = write!(text, "\n  metrics: {} on {port}{interval}", source.path);
             }
         }
+        if let Some(file) = &self.discovery {
+            let watched = if file.watch_file { ", watched" } else { ", read once" };
+            let _ = write!(text, "\n  endpoints: {} with {}{watched}", file.name, file.path.display());
+        }
         let parsers: Vec<&str> = self.parsers.iter().map(|parser| parser.plugin_type()).collect();
         let _ = write!(text, "\n  parsers: {}", parsers.join(", "));
         text

@@ -100,10 +100,7 @@ impl Composer<'_> {
         let place = at(span.start.line(), span.start.col());
         match event {
             Event::DocumentStart(..) if self.root.is_some() => {
-                return Err(Mistake::new(
-                    place,
-                    "a file has one configuration, and here begins a second document",
-                ));
+                return Err(Mistake::new(place, "a file has one document, and here begins a second one"));
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let before = self.cost;

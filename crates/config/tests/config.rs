@@ -269,7 +269,7 @@ fn eight_mistakes_are_reported_at_once() {
   parameters:
     maxNumOfEndpoints: many
 - type: max-score-picker
-- type: decode-filter
+- type: predicted-latency-producer
 - type: token-producer
   parameters: {estimate: {}}
 schedulingProfiles:
@@ -284,7 +284,10 @@ schedulingProfiles:
         (6, "plugin kv-cache-utilization-scorer: foo: unknown field `foo`"),
         (9, "plugin max-score-picker: maxNumOfEndpoints: invalid type: string \"many\", expected i64"),
         (10, "two plugins are called \"max-score-picker\" (the first is in line 7;"),
-        (11, "plugin type decode-filter is known, but not available in this version (endpoints are only"),
+        (
+            11,
+            "plugin type predicted-latency-producer is known, but not available in this version (remove it)",
+        ),
         (13, "an estimate doesn't give the engine's tokens"),
         (17, "there is no plugin called \"max-score-picer\" (did you mean \"max-score-picker\"?)"),
         (18, "a plugin of a profile has no field \"wieght\" (did you mean \"weight\"?)"),
@@ -422,7 +425,46 @@ const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
     (
         "dataLayer: {discovery: {endpoints: {pluginRef: file-discovery}}}\n",
         3,
-        "discovery of dataLayer is known, but not available",
+        "there is no plugin called \"file-discovery\" (add it to plugins",
+    ),
+    ("dataLayer: {discovery: {}}\n", 3, "discovery names no plugin (write `discovery: {endpoints:"),
+    ("dataLayer: {discovery: {endpoints: {}}}\n", 3, "endpoints of discovery needs a pluginRef"),
+    (
+        "dataLayer: {discovery: {endpoint: {}}}\n",
+        3,
+        "discovery has no field \"endpoint\" (did you mean \"endpoints\"?)",
+    ),
+    (
+        "plugins: [{type: queue-scorer}]\ndataLayer: {discovery: {pluginRef: queue-scorer}}\n",
+        4,
+        "\"queue-scorer\" is of type queue-scorer, which is no discovery of endpoints",
+    ),
+    (
+        "plugins: [{type: file-discovery, parameters: {path: p}}]\ndataLayer:\n  discovery:\n    \
+         endpoints: {pluginRef: file-discovery}\n    pluginRef: file-discovery\n",
+        7,
+        "pluginRef of discovery is the old spelling of endpoints.pluginRef, and both are given (remove it)",
+    ),
+    ("plugins:\n- type: file-discovery\n", 4, "file-discovery needs to know which file the endpoints are in"),
+    (
+        "plugins:\n- type: file-discovery\n  parameters: {watchFile: true}\n",
+        5,
+        "file-discovery needs a path (add `path: …`)",
+    ),
+    (
+        "plugins:\n- type: file-discovery\n  parameters: {path: p, watchFile: 1}\n",
+        5,
+        "watchFile of file-discovery must be true or false, not 1",
+    ),
+    (
+        "plugins:\n- type: file-discovery\n  parameters: {path: p, watch: true}\n",
+        5,
+        "file-discovery has no field \"watch\"",
+    ),
+    (
+        "plugins:\n- type: multicluster-file-discovery\n",
+        4,
+        "plugin type multicluster-file-discovery is known",
     ),
     ("dataLayer: {crossReplicaSyncInterval: 1s}\n", 3, "crossReplicaSyncInterval of dataLayer is known"),
     (
@@ -433,7 +475,7 @@ const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
     ("plugins: []\nplugins: []\n", 4, "\"plugins\" is given twice (it is also in line 3)"),
     ("plugins: &a []\nschedulingProfiles: *a\n? [x]\n: y\n", 5, "a key must be a text"),
     ("plugins: !custom []\n", 3, "the tag !custom means nothing here"),
-    ("---\n", 3, "a file has one configuration, and here begins a second document"),
+    ("---\n", 3, "a file has one document, and here begins a second one"),
     ("plugins: [\n", 3, "this is not YAML: unclosed bracket"),
 ];
 
@@ -487,4 +529,32 @@ fn mistakes_found_later_are_placed_by_their_path() {
     assert_eq!((line("unknownMetrics"), line("unknownMetrics.a[0]"), line(""), line("other")), (6, 6, 6, 6));
     let error = config.refuse(vec![spec.mistake("unknownMetrics", "doesn't fit")]);
     assert!(error.to_string().starts_with("test.yaml:6:5: plugin queue-scorer: doesn't fit"), "{error}");
+}
+
+#[test]
+fn endpoints_may_come_from_a_file_in_both_spellings() {
+    let plugin =
+        "plugins:\n- {type: file-discovery, name: f, parameters: {path: pool/e.yaml, watchFile: true}}\n";
+    let new = checked(&format!("{plugin}dataLayer: {{discovery: {{endpoints: {{pluginRef: f}}}}}}\n"));
+    let spec = new.discovery.as_ref().unwrap();
+    assert_eq!((spec.name.as_str(), spec.path.to_str(), spec.watch_file), ("f", Some("pool/e.yaml"), true));
+    assert!(new.summary().contains("\n  endpoints: f with pool/e.yaml, watched"), "{}", new.summary());
+    assert!(!has_notice(&new, Some(5), "old spelling"));
+
+    let old = checked(&format!("{plugin}dataLayer: {{discovery: {{pluginRef: f}}}}\n"));
+    assert_eq!(old.discovery, new.discovery);
+    assert!(has_notice(&old, Some(5), "pluginRef of discovery is the old spelling"));
+}
+
+#[test]
+fn a_file_is_read_once_unless_it_is_watched_and_an_unused_discovery_is_told() {
+    let config = checked(
+        "plugins:\n- {type: file-discovery, parameters: {path: /e}}\n- {type: file-discovery, name: b, parameters: {path: /f}}\n\
+         dataLayer: {discovery: {endpoints: {pluginRef: file-discovery}}}\n",
+    );
+    assert!(!config.discovery.as_ref().unwrap().watch_file);
+    assert!(has_notice(&config, Some(5), "doesn't name b, so it does nothing"));
+    let unused = checked("plugins:\n- {type: file-discovery, parameters: {path: /e}}\n");
+    assert_eq!(unused.discovery, None);
+    assert!(has_notice(&unused, Some(4), "doesn't name file-discovery, so it does nothing"));
 }

@@ -8,14 +8,17 @@ use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::decision::Decider;
 use crate::metrics::Metrics;
 use crate::pool::{EndpointState, Pool};
 use crate::readiness::Readiness;
 use crate::receipt::{Freshness, Receipt, ReceiptRing};
+use crate::reload::ReloadStatus;
 
 /// Receipts that `/debug/decisions` lists unless `?limit=` says otherwise.
 const LISTED_DECISIONS: usize = 50;
@@ -35,8 +38,10 @@ pub struct Admin {
     pub readiness: Readiness,
     /// Metrics older than this are stale.
     pub stale_after: Duration,
-    /// The profile in words.
-    pub profile: String,
+    /// Knows the policy in effect.
+    pub decider: Arc<Decider>,
+    /// What became of changes of the configuration.
+    pub reloads: Arc<Mutex<ReloadStatus>>,
 }
 
 impl Admin {
@@ -98,7 +103,8 @@ struct Status {
     version: &'static str,
     ready: bool,
     pool: String,
-    profile: String,
+    policy: String,
+    config_changes: ReloadStatus,
     decisions: u64,
     endpoints: Vec<EndpointStatus>,
 }
@@ -126,7 +132,8 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
         version: env!("CARGO_PKG_VERSION"),
         ready: admin.readiness.is_ready(),
         pool: admin.pool.name.clone(),
-        profile: admin.profile.clone(),
+        policy: admin.decider.policy().summary.clone(),
+        config_changes: admin.reloads.lock().clone(),
         decisions: admin.receipts.decided(),
         endpoints: snapshot
             .states

@@ -1,7 +1,8 @@
 //! The program: registration of plugins, the command line, the runtime.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,7 +11,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 use warmroute_plugin::{DuplicateType, Registry};
 
-use crate::cli::{Cli, Command, ServeOptions};
+use crate::check::CheckReport;
+use crate::cli::{CheckOptions, Cli, Command, PluginsOptions, ServeOptions};
+use crate::plugin_list::PluginList;
 use crate::{explain, serve};
 
 type Register = fn(&mut Registry) -> Result<(), DuplicateType>;
@@ -55,7 +58,7 @@ impl Warmroute {
     pub fn main(self) -> ExitCode {
         let outcome = self.run(Cli::parse());
         match outcome {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(code) => code,
             Err(error) => {
                 #[allow(clippy::print_stderr, reason = "the one place that tells why the program ends")]
                 {
@@ -66,26 +69,52 @@ impl Warmroute {
         }
     }
 
-    fn run(self, cli: Cli) -> anyhow::Result<()> {
-        let runtime = runtime()?;
+    fn run(self, cli: Cli) -> anyhow::Result<ExitCode> {
         match cli.command {
             Some(Command::Explain(options)) => {
-                let text = runtime.block_on(explain::explain(&options))?;
-                #[allow(clippy::print_stdout, reason = "the answer of a command")]
-                {
-                    print!("{text}");
-                }
-                Ok(())
+                answer(&runtime()?.block_on(explain::explain(&options))?)?;
+                Ok(ExitCode::SUCCESS)
             }
-            Some(Command::Serve(options)) => self.serve(&runtime, *options),
-            None => self.serve(&runtime, cli.serve),
+            Some(Command::Check(options)) => self.check(&options),
+            Some(Command::Plugins(options)) => self.plugins(&options),
+            Some(Command::Serve(options)) => self.serve(*options),
+            None => self.serve(cli.serve),
         }
     }
 
-    fn serve(self, runtime: &tokio::runtime::Runtime, options: ServeOptions) -> anyhow::Result<()> {
+    fn check(&self, options: &CheckOptions) -> anyhow::Result<ExitCode> {
+        let report = CheckReport::new(options, &Arc::new(self.registry()?));
+        answer(&if options.json { report.to_json()? } else { report.text()? })?;
+        Ok(report.exit_code())
+    }
+
+    fn plugins(&self, options: &PluginsOptions) -> anyhow::Result<ExitCode> {
+        let list = PluginList::new(&self.registry()?);
+        answer(&if options.json { list.to_json()? } else { list.table() })?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn serve(&self, options: ServeOptions) -> anyhow::Result<ExitCode> {
+        options.peer.check()?;
         start_logging(&options)?;
+        for notice in options.peer.notices(options.max_request_body_bytes) {
+            match notice.warns {
+                true => tracing::warn!("{}", notice.message),
+                false => tracing::debug!("{}", notice.message),
+            }
+        }
         let registry = self.registry()?;
-        runtime.block_on(serve::run(options, std::sync::Arc::new(registry)))
+        runtime()?.block_on(serve::run(options, Arc::new(registry)))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Prints the answer of a command. A reader that has seen enough (`| head`) is no mistake.
+fn answer(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("can't print"),
+        _ => Ok(()),
     }
 }
 
@@ -99,12 +128,14 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 fn start_logging(options: &ServeOptions) -> anyhow::Result<()> {
-    let filter = match &options.log {
-        Some(filter) => EnvFilter::try_new(filter).context("--log is not a log filter")?,
-        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+    let filter = match (&options.log, options.peer.log_filter()) {
+        (Some(filter), _) => EnvFilter::try_new(filter).context("--log is not a log filter")?,
+        (None, Some(filter)) => EnvFilter::new(filter),
+        (None, None) => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
     };
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_span_events(FmtSpan::NONE);
     let lines = lines.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    let started = if options.log_json { lines.json().try_init() } else { lines.try_init() };
+    let started =
+        if options.log_json || options.peer.log_json() { lines.json().try_init() } else { lines.try_init() };
     started.map_err(|error| anyhow::anyhow!("can't start logging: {error}"))
 }

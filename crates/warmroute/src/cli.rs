@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::peer_flags::PeerFlags;
+
 /// An endpoint picker for LLM inference: sends each request to the engine whose KV cache is warmest.
 ///
 /// Without a sub-command it serves.
@@ -27,6 +29,37 @@ pub enum Command {
     Serve(Box<ServeOptions>),
     /// Explain a decision of a running picker: why this request went where it went.
     Explain(ExplainOptions),
+    /// Check a configuration without serving: every mistake with its place, and what to know of it.
+    Check(CheckOptions),
+    /// List the plugin types that are linked into this binary, with their parameters.
+    Plugins(PluginsOptions),
+}
+
+/// Options of `warmroute check`.
+///
+/// It exits with 0 if the configuration is taken, 1 if it has mistakes, 2 if the file can't be read.
+#[derive(Debug, Args)]
+pub struct CheckOptions {
+    /// File with an EndpointPickerConfig (YAML or JSON).
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Print what is in effect too: the whole configuration with every default filled in.
+    #[arg(long)]
+    pub effective: bool,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// The directory that the picker will be given as --tokenizer: checks that it loads.
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// Options of `warmroute plugins`.
+#[derive(Debug, Args)]
+pub struct PluginsOptions {
+    /// Print the list as JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `warmroute explain`.
@@ -72,6 +105,11 @@ pub struct ServeOptions {
     #[arg(long, value_name = "TEXT")]
     pub config_text: Option<String>,
 
+    /// Take changes of --config-file while serving; a bad one is refused and the last good one stays.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub watch_config: bool,
+
     /// Serve ext-proc over TLS; with a self-signed certificate unless --cert-path is given.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
@@ -105,6 +143,10 @@ pub struct ServeOptions {
     #[arg(long, default_value_t = 32 * 1024 * 1024, value_name = "BYTES")]
     pub max_request_body_bytes: usize,
 
+    /// Ignore the subset of endpoints that the gateway's metadata names: pick from all.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub disable_endpoint_subset_filter: bool,
     /// Decisions kept for /debug/decisions and `warmroute explain`.
     #[arg(long, default_value_t = 1024, value_name = "N")]
     pub decisions_kept: usize,
@@ -117,6 +159,10 @@ pub struct ServeOptions {
     /// Log filter, for example `info` or `warmroute=debug`; RUST_LOG is used if this is absent.
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+
+    /// Flags of the llm-d Router EPP that mean something else here, or nothing.
+    #[command(flatten)]
+    pub peer: PeerFlags,
 }
 
 /// A duration as Go and Kubernetes write it: `1h30m`, `2s`, `50ms`, `1.5s`, `0`.

@@ -9,14 +9,16 @@ mod signals;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use warmroute_kv_index::KvIndex;
 use warmroute_plugin::{Endpoint, InferenceRequest};
-use warmroute_scheduler::{Decision, ScheduleError, Scheduler, Scratch};
+use warmroute_scheduler::{Decision, ScheduleError, Scratch};
 
 use crate::engine_events::{Expectation, Expectations};
 use crate::lease::Charge;
 use crate::metrics::Metrics;
+use crate::policy::Policy;
 use crate::pool::{Pool, PoolSnapshot};
 use crate::prompt::{KeysWanted, PromptKeys};
 use crate::receipt::{CandidateLine, Fallback};
@@ -25,10 +27,9 @@ use signals::Signals;
 /// Decides for one pool.
 pub struct Decider {
     pool: Arc<Pool>,
-    scheduler: Scheduler,
+    policy: ArcSwap<Policy>,
     index: Arc<KvIndex>,
-    /// None: expected residency is turned off.
-    expectations: Option<Arc<Expectations>>,
+    expectations: Arc<Expectations>,
     stale_after: Duration,
     metrics: Arc<Metrics>,
     table: Mutex<Table>,
@@ -89,21 +90,32 @@ pub enum NotDecided {
 }
 
 impl Decider {
-    /// A decider over a pool. Without `expectations`, what was just picked isn't expected anywhere.
+    /// A decider over a pool.
     pub fn new(
         pool: Arc<Pool>,
-        scheduler: Scheduler,
+        policy: Arc<Policy>,
         index: Arc<KvIndex>,
-        expectations: Option<Arc<Expectations>>,
+        expectations: Arc<Expectations>,
         stale_after: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { pool, scheduler, index, expectations, stale_after, metrics, table: Mutex::default() }
+        let policy = ArcSwap::new(policy);
+        Self { pool, policy, index, expectations, stale_after, metrics, table: Mutex::default() }
+    }
+
+    /// The policy in effect.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.load_full()
+    }
+
+    /// Puts another policy into effect: for decisions that begin from now on. Index, leases and expectations stay.
+    pub fn swap(&self, policy: Arc<Policy>) {
+        self.policy.store(policy);
     }
 
     /// What the profile needs to know of a prompt, and the block sizes in use now.
     pub fn keys_wanted(&self) -> KeysWanted {
-        let prefix_match = !self.scheduler.prefix_producers().is_empty();
+        let prefix_match = !self.policy.load().scheduler.prefix_producers().is_empty();
         let mut block_sizes_tokens = Vec::new();
         if prefix_match {
             for state in &self.pool.snapshot().states {
@@ -127,6 +139,7 @@ impl Decider {
         prompt: Option<&PromptKeys>,
         subset: Option<&[String]>,
     ) -> Result<Decided, NotDecided> {
+        let policy = self.policy();
         let snapshot = self.pool.snapshot();
         let subset_rows = subset.map(|subset| snapshot.subset_rows(subset));
         let mut table = self.table.lock();
@@ -135,14 +148,14 @@ impl Decider {
         if signals.is_empty() {
             return Err(NotDecided::NoCandidates);
         }
-        let columns = self.scheduler.prefix_producers().len();
+        let columns = policy.scheduler.prefix_producers().len();
         if columns > 0 {
             let found = signals.look_up(&self.index, &snapshot, prompt, columns, &self.metrics);
             self.metrics.index.hits.inc_by(u64::from(found));
         }
         let candidates = signals.candidates(&snapshot.endpoints)?;
-        let decision = self.scheduler.decide(request, &candidates, scratch)?;
-        Ok(self.charge(request, prompt, &snapshot, signals, &decision))
+        let decision = policy.scheduler.decide(request, &candidates, scratch)?;
+        Ok(self.charge(request, prompt, policy.expects_for, &snapshot, signals, &decision))
     }
 
     /// Picks the endpoint with the fewest requests in flight, ties at random, without running the profile.
@@ -177,6 +190,7 @@ impl Decider {
         &self,
         request: &InferenceRequest,
         prompt: Option<&PromptKeys>,
+        expects_for: Option<Duration>,
         snapshot: &PoolSnapshot,
         signals: &Signals,
         decision: &Decision<'_>,
@@ -193,9 +207,9 @@ impl Decider {
             let (known, expected) = signals.cached_tokens(row, &prompt.prompt_tokens, size);
             explanation.predicted_cached_tokens = known;
             explanation.expected_cached_tokens = expected;
-            if let (Some(expectations), Some(slot)) = (&self.expectations, state.engine.slot()) {
+            if let (Some(shortest), Some(slot)) = (expects_for, state.engine.slot()) {
                 let known_blocks = |at| signals.known_blocks(row, at);
-                expectation = Some(expectations.expect(slot, prompt, size, known_blocks, Instant::now()));
+                expectation = Some(self.expectations.expect(slot, prompt, size, known_blocks, shortest));
             }
         }
         decision.report_picked(request);

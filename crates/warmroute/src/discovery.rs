@@ -1,94 +1,217 @@
-//! Static discovery: the endpoints that `--endpoints` names.
+//! Discovery: which endpoints there are. It alone writes the pool.
+//!
+//! The list comes from `--endpoints` or from the file that `file-discovery` names. Hosts may be DNS names, which are
+//! resolved again and again; the file may change while the process runs. What is new in the pool gets its scraper and
+//! its subscription from [`Followers`].
 
-use std::net::IpAddr;
+mod endpoints_file;
+mod resolver;
+mod static_list;
 
-use crate::pool::EndpointSpec;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// An entry of `--endpoints` that can't be an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EndpointError {
-    /// There is no port.
-    #[error("endpoint {entry:?} has no port: write host:port, or [IPv6]:port")]
-    NoPort {
-        /// The entry as given.
-        entry: String,
+use tokio::time::MissedTickBehavior;
+use warmroute_config::FileDiscoverySpec;
+
+pub use endpoints_file::{EndpointsFile, EndpointsFileError};
+pub use static_list::{EndpointError, static_endpoints};
+
+use crate::engine_events::EngineEvents;
+use crate::metrics::Metrics;
+use crate::pool::{DiscoveredEndpoint, EndpointState, Pool};
+use crate::readiness::Readiness;
+use crate::scrape::Scraper;
+use crate::tasks::Tasks;
+use resolver::{Resolver, dns_names};
+
+/// How often a watched file is read.
+const FILE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often DNS names are looked up.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Why there is no list of endpoints.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoveryError {
+    /// Both the command line and the configuration say where endpoints come from.
+    #[error(
+        "both --endpoints and {plugin} of dataLayer.discovery say where the endpoints are: remove --endpoints, or \
+         discovery from the configuration"
+    )]
+    TwoSources {
+        /// Name of the discovery plugin.
+        plugin: String,
     },
-    /// The port isn't a number from 1 to 65535.
-    #[error("endpoint {entry:?} has the port {port:?}, which is not a number from 1 to 65535")]
-    BadPort {
-        /// The entry as given.
-        entry: String,
-        /// The text behind the last colon.
-        port: String,
-    },
-    /// The host is empty, or has characters that a host can't have.
-    #[error("endpoint {entry:?} has no usable host: write an IP address or a DNS name, without a scheme")]
-    BadHost {
-        /// The entry as given.
-        entry: String,
-    },
+    /// `--endpoints` has a mistake.
+    #[error(transparent)]
+    Static(#[from] EndpointError),
+    /// The first load of the endpoints file failed.
+    #[error(transparent)]
+    File(#[from] EndpointsFileError),
 }
 
-/// Reads the entries of `--endpoints`; empty ones are skipped.
-///
-/// # Errors
-/// The first entry that can't be an endpoint.
-pub fn static_endpoints(entries: &[String]) -> Result<Vec<EndpointSpec>, EndpointError> {
-    entries.iter().map(|entry| entry.trim()).filter(|entry| !entry.is_empty()).map(endpoint).collect()
+/// Starts what runs for an endpoint as long as it is in the pool.
+#[derive(Clone)]
+pub struct Followers {
+    /// None: nothing is scraped.
+    pub scraper: Option<Scraper>,
+    /// Where engines' events go.
+    pub events: EngineEvents,
+    /// Who owns the tasks.
+    pub tasks: Tasks,
 }
 
-fn endpoint(entry: &str) -> Result<EndpointSpec, EndpointError> {
-    let owned = || entry.to_owned();
-    let (host, port) = entry.rsplit_once(':').ok_or_else(|| EndpointError::NoPort { entry: owned() })?;
-    if host.contains(':') && !host.starts_with('[') {
-        // An IPv6 address without brackets: its last group is no port.
-        return Err(EndpointError::NoPort { entry: owned() });
+impl Followers {
+    /// Starts the scraper and the subscription of an endpoint that is new in the pool. Both end when it leaves.
+    pub fn follow(&self, endpoint: Arc<EndpointState>) {
+        if let Some(scraper) = self.scraper.clone() {
+            self.tasks.spawn("scraper", scraper.run(endpoint.clone()));
+        }
+        self.tasks.spawn("subscription", self.events.clone().follow(endpoint));
     }
-    let port = port
-        .parse()
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or_else(|| EndpointError::BadPort { entry: owned(), port: port.to_owned() })?;
-    let host = match host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
-        Some(inner) if inner.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) => inner,
-        Some(_) => return Err(EndpointError::BadHost { entry: owned() }),
-        None => host,
-    };
-    let usable = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-    if host.is_empty() || !host.chars().all(usable) {
-        return Err(EndpointError::BadHost { entry: owned() });
+}
+
+/// The list of endpoints as it is written down, with DNS names in it, and the file if it is watched.
+#[derive(Debug)]
+pub struct EndpointList {
+    endpoints: Vec<DiscoveredEndpoint>,
+    watched: Option<EndpointsFile>,
+}
+
+impl EndpointList {
+    /// Reads the list for the first time: from the file that `discovery` names, else from `--endpoints`.
+    ///
+    /// # Errors
+    /// Both are given, or what is given has mistakes.
+    pub fn load(entries: &[String], discovery: Option<&FileDiscoverySpec>) -> Result<Self, DiscoveryError> {
+        let specs = static_endpoints(entries)?;
+        let Some(discovery) = discovery else {
+            return Ok(Self { endpoints: specs.into_iter().map(Into::into).collect(), watched: None });
+        };
+        if !specs.is_empty() {
+            return Err(DiscoveryError::TwoSources { plugin: discovery.name.clone() });
+        }
+        let (file, endpoints) = EndpointsFile::load(&discovery.path)?;
+        Ok(Self { endpoints, watched: discovery.watch_file.then_some(file) })
     }
-    Ok(EndpointSpec { name: owned(), host: host.to_owned(), port })
+}
+
+/// Keeps the pool as the list says.
+pub struct Discovery {
+    list: EndpointList,
+    resolver: Resolver,
+    pool: Arc<Pool>,
+    followers: Followers,
+    readiness: Readiness,
+    metrics: Arc<Metrics>,
+    published: Option<Vec<DiscoveredEndpoint>>,
+    file_interval: Duration,
+    lookup_interval: Duration,
+}
+
+impl Discovery {
+    /// A discovery that has not published anything.
+    pub fn new(
+        list: EndpointList,
+        pool: Arc<Pool>,
+        followers: Followers,
+        readiness: Readiness,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            list,
+            resolver: Resolver::new(metrics.clone()),
+            pool,
+            followers,
+            readiness,
+            metrics,
+            published: None,
+            file_interval: FILE_INTERVAL,
+            lookup_interval: LOOKUP_INTERVAL,
+        }
+    }
+
+    /// Publishes the list: at once if it has only IP addresses, else as soon as its names are looked up. Goes on in a
+    /// vital task if there are names to look up again or a file to watch.
+    pub fn start(mut self, tasks: &Tasks) {
+        if self.list.endpoints.is_empty() {
+            tracing::warn!(
+                "no endpoints: every request will be refused with 503; name some with --endpoints or in the file of \
+                 file-discovery"
+            );
+        }
+        let has_names = dns_names(&self.list.endpoints).next().is_some();
+        if !has_names {
+            self.publish();
+        }
+        if has_names || self.list.watched.is_some() {
+            let stop = tasks.stop_token();
+            tasks.spawn_vital("discovery", async move {
+                stop.run_until_cancelled(self.run()).await;
+                Ok(())
+            });
+        }
+    }
+
+    async fn run(&mut self) {
+        let mut lookups = tokio::time::interval(self.lookup_interval);
+        lookups.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reads = tokio::time::interval(self.file_interval);
+        reads.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = lookups.tick() => {}
+                _ = reads.tick(), if self.list.watched.is_some() => {
+                    if !self.reload().await {
+                        continue;
+                    }
+                }
+            }
+            self.resolver.look_up(&self.list.endpoints).await;
+            self.publish();
+        }
+    }
+
+    /// Reads the watched file; says whether there is a new list. A refused one is said loudly, once, and the last good
+    /// one stays.
+    async fn reload(&mut self) -> bool {
+        let Some(file) = &mut self.list.watched else { return false };
+        match file.changed().await {
+            Ok(None) => false,
+            Ok(Some(endpoints)) => {
+                let path = file.path().display().to_string();
+                tracing::info!(path, endpoints = endpoints.len(), "the endpoints file has changed");
+                self.list.endpoints = endpoints;
+                true
+            }
+            Err(error) => {
+                self.metrics.pool.discovery_errors.with_label_values(&["file"]).inc();
+                tracing::error!(
+                    "the endpoints file has changed and is refused; the {} endpoints of its last good version stay: \
+                     {error}",
+                    self.list.endpoints.len()
+                );
+                false
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let endpoints = self.resolver.resolved(&self.list.endpoints);
+        if self.published.as_ref() != Some(&endpoints) {
+            let change = self.pool.update(&endpoints);
+            for gone in &change.removed {
+                tracing::info!(endpoint = %gone.endpoint.name, address = %gone.endpoint.address, "endpoint left");
+            }
+            for endpoint in change.added {
+                tracing::info!(endpoint = %endpoint.endpoint.name, address = %endpoint.endpoint.address, "endpoint added");
+                self.followers.follow(endpoint);
+            }
+            self.published = Some(endpoints);
+        }
+        self.readiness.pool_is_synced();
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn one(entry: &str) -> Result<EndpointSpec, EndpointError> {
-        static_endpoints(&[entry.to_owned()]).map(|mut specs| specs.remove(0))
-    }
-
-    #[test]
-    fn names_addresses_and_ipv6_are_read() {
-        assert_eq!(one("127.0.0.2:8000").unwrap().host, "127.0.0.2");
-        assert_eq!(one(" vllm-0.pool.svc:8000").unwrap().port, 8000);
-        let v6 = one("[::1]:8000").unwrap();
-        assert_eq!((v6.host.as_str(), v6.address().as_str()), ("::1", "[::1]:8000"));
-        assert!(static_endpoints(&[String::new()]).unwrap().is_empty());
-    }
-
-    #[test]
-    fn mistakes_say_what_is_wrong() {
-        assert!(matches!(one("localhost"), Err(EndpointError::NoPort { .. })));
-        assert!(matches!(one("::1"), Err(EndpointError::NoPort { .. })));
-        assert!(matches!(one("a:0"), Err(EndpointError::BadPort { .. })));
-        assert!(matches!(one("a:http"), Err(EndpointError::BadPort { .. })));
-        assert!(matches!(
-            one("http://a:80"),
-            Err(EndpointError::NoPort { .. } | EndpointError::BadHost { .. })
-        ));
-        assert!(matches!(one("[a]:80"), Err(EndpointError::BadHost { .. })));
-        assert!(matches!(one(":80"), Err(EndpointError::BadHost { .. })));
-    }
-}
+mod tests;

@@ -20,21 +20,27 @@
 
 pub mod admin;
 pub mod app;
+pub mod check;
 pub mod cli;
 pub mod decision;
 pub mod discovery;
+pub mod effective_config;
 pub mod engine_events;
 pub mod explain;
 pub mod grpc;
 pub mod health;
 pub mod lease;
 pub mod metrics;
+pub mod peer_flags;
 pub mod picker;
+pub mod plugin_list;
+pub mod policy;
 pub mod pool;
 pub mod profile;
 pub mod prompt;
 pub mod readiness;
 pub mod receipt;
+pub mod reload;
 pub mod scrape;
 pub mod serve;
 pub mod tasks;

@@ -60,6 +60,8 @@ pub struct RequestMetrics {
     pub decision_seconds: Histogram,
     /// Decisions that were poorer than the profile asked for, per kind.
     pub fallbacks: IntCounterVec,
+    /// Changes of the configuration, per outcome.
+    pub reloads: IntCounterVec,
     /// Prompt tokens of decided requests.
     pub prompt_tokens: IntCounter,
     /// Of those: tokens that the picked engine is known to hold.
@@ -73,6 +75,8 @@ pub struct PoolMetrics {
     pub endpoints: IntGaugeVec,
     /// Scrapes that failed.
     pub scrape_errors: IntCounterVec,
+    /// Changes of the endpoints file that were refused, and DNS names that couldn't be resolved, per cause.
+    pub discovery_errors: IntCounterVec,
 }
 
 /// Metrics of KV events, per endpoint where that says something.
@@ -199,6 +203,11 @@ impl RequestMetrics {
                 "Decisions that were poorer than the profile asked for.",
                 &["kind"],
             )?,
+            reloads: make.counters(
+                "warmroute_config_reloads_total",
+                "Changes of the configuration file.",
+                &["outcome"],
+            )?,
             prompt_tokens: make
                 .counter("warmroute_prompt_tokens_total", "Prompt tokens of decided requests.")?,
             predicted_cached_tokens: make.counter(
@@ -217,6 +226,11 @@ impl PoolMetrics {
                 "llm_d_epp_datalayer_poll_errors_total",
                 "Scrapes of an engine's metrics that failed.",
                 &["source_type"],
+            )?,
+            discovery_errors: make.counters(
+                "warmroute_discovery_errors_total",
+                "Endpoints files refused (file) and DNS look-ups that failed (dns); the last good list stays.",
+                &["cause"],
             )?,
         })
     }

@@ -22,27 +22,36 @@ const DEFAULT_PRIORITY: &str = "0";
 /// Picks endpoints for requests: what the ext-proc service calls.
 pub struct Picker {
     reader: PromptReader,
-    decider: Decider,
+    decider: Arc<Decider>,
     receipts: Arc<ReceiptRing>,
     metrics: Arc<Metrics>,
-    parses_bodies: bool,
+    heeds_subsets: bool,
 }
 
 impl Picker {
-    /// A picker from its parts. Unless it `parses_bodies`, every request is scheduled without looking into it.
+    /// A picker from its parts.
     pub fn new(
         reader: PromptReader,
-        decider: Decider,
+        decider: Arc<Decider>,
         receipts: Arc<ReceiptRing>,
         metrics: Arc<Metrics>,
-        parses_bodies: bool,
     ) -> Self {
-        Self { reader, decider, receipts, metrics, parses_bodies }
+        Self { reader, decider, receipts, metrics, heeds_subsets: true }
+    }
+
+    /// The same picker, for which the gateway's subset hints mean nothing.
+    #[must_use]
+    pub fn ignoring_subsets(self, ignores: bool) -> Self {
+        Self { heeds_subsets: !ignores, ..self }
+    }
+
+    fn subset<'r>(&self, request: &'r HttpRequest) -> Option<&'r [String]> {
+        request.subset.as_deref().filter(|_| self.heeds_subsets)
     }
 
     /// The API by which the body is read.
     fn api_of(&self, request: &HttpRequest) -> Api {
-        if self.parses_bodies { api_of_path(request.path()) } else { Api::Other }
+        if self.decider.policy().parses_bodies { api_of_path(request.path()) } else { Api::Other }
     }
 }
 
@@ -60,14 +69,14 @@ impl EndpointPicker for Picker {
         draft.fallback(Fallback::PickedByLoad, "picking failed inside");
         tracing::error!(request_id = %request.request_id, "picking failed inside: the request is picked by load alone");
         let outcome =
-            self.decider.decide_by_load(0, request.subset.as_deref()).map_err(|error| refusal_of(&error));
+            self.decider.decide_by_load(0, self.subset(&request)).map_err(|error| refusal_of(&error));
         self.finish(draft, outcome)
     }
 }
 
 impl Picker {
     async fn read_and_decide(&self, request: &HttpRequest, draft: &mut Draft) -> Result<Decided, Refusal> {
-        let subset = request.subset.as_deref();
+        let subset = self.subset(request);
         if request.body.is_empty() && request.body.is_complete() && !self.expects_body(request) {
             draft.fallback(Fallback::NoBody, "");
             return self.decider.decide_by_load(0, subset).map_err(|error| refusal_of(&error));

@@ -3,12 +3,14 @@
 //! Discovery is the only writer. What changes often about an endpoint (its metrics, its load) lives in the
 //! endpoint's own state, which snapshots share.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use warmroute_plugin::{Endpoint, EndpointId, EndpointMetrics, MetricsState};
 
@@ -16,7 +18,7 @@ use crate::engine_events::EngineState;
 use crate::lease::EndpointLoad;
 
 /// What discovery knows of an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointSpec {
     /// How people call it.
     pub name: String,
@@ -30,6 +32,22 @@ impl EndpointSpec {
     /// `host:port` as Envoy gets it; an IPv6 host is bracketed.
     pub fn address(&self) -> String {
         host_port(&self.host, self.port)
+    }
+}
+
+/// An endpoint with its labels, as discovery hands it over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscoveredEndpoint {
+    /// Which endpoint it is: as long as this is the same, it keeps its state.
+    pub spec: EndpointSpec,
+    /// What plugins see as its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl From<EndpointSpec> for DiscoveredEndpoint {
+    /// Without labels.
+    fn from(spec: EndpointSpec) -> Self {
+        Self { spec, labels: BTreeMap::new() }
     }
 }
 
@@ -60,10 +78,25 @@ pub struct EndpointState {
     pub engine: Arc<EngineState>,
     /// Cancelled when the endpoint leaves the pool; ends its scraper and its subscription.
     pub gone: CancellationToken,
-    scrape: RwLock<Option<Scrape>>,
+    /// Shared with the state of the same incarnation under other labels.
+    scrape: Arc<RwLock<Option<Scrape>>>,
 }
 
 impl EndpointState {
+    /// The same incarnation with other labels: what runs for it goes on, and both see the same.
+    fn relabelled(&self, labels: &BTreeMap<String, String>) -> Self {
+        let mut endpoint = (*self.endpoint).clone();
+        endpoint.labels.clone_from(labels);
+        Self {
+            endpoint: Arc::new(endpoint),
+            spec: self.spec.clone(),
+            load: self.load.clone(),
+            engine: self.engine.clone(),
+            gone: self.gone.clone(),
+            scrape: self.scrape.clone(),
+        }
+    }
+
     /// Publishes a good scrape.
     pub fn scraped(&self, metrics: EndpointMetrics, at: Instant) {
         *self.scrape.write() = Some(Scrape { metrics, at });
@@ -130,6 +163,8 @@ pub struct Pool {
     pub name: String,
     snapshot: ArcSwap<PoolSnapshot>,
     next_id: AtomicU32,
+    /// Number of updates so far.
+    updates: watch::Sender<u64>,
     /// Writers take turns; readers never wait for this.
     writer: Mutex<()>,
 }
@@ -141,6 +176,7 @@ impl Pool {
             name: name.into(),
             snapshot: ArcSwap::default(),
             next_id: AtomicU32::new(0),
+            updates: watch::Sender::new(0),
             writer: Mutex::new(()),
         }
     }
@@ -150,44 +186,59 @@ impl Pool {
         self.snapshot.load_full()
     }
 
-    /// Replaces the endpoints by those of `specs`, in this order; one that stays keeps its state. Duplicates count
-    /// once.
-    pub fn update(&self, specs: &[EndpointSpec]) -> PoolChange {
+    /// The number of updates so far, to wait for the next one.
+    pub fn updates(&self) -> watch::Receiver<u64> {
+        self.updates.subscribe()
+    }
+
+    /// Replaces the endpoints by these, in this order; one whose spec stays keeps its state, even if its labels
+    /// change. Duplicates count once.
+    pub fn update<E: Clone + Into<DiscoveredEndpoint>>(&self, endpoints: &[E]) -> PoolChange {
         let _writer = self.writer.lock();
         let old = self.snapshot();
+        let known: HashMap<&EndpointSpec, &Arc<EndpointState>> =
+            old.states.iter().map(|state| (&state.spec, state)).collect();
         let mut change = PoolChange::default();
-        let mut states: Vec<Arc<EndpointState>> = Vec::with_capacity(specs.len());
-        for spec in specs {
-            if states.iter().any(|state| state.spec == *spec) {
+        let mut seen: HashSet<EndpointSpec> = HashSet::with_capacity(endpoints.len());
+        let mut states: Vec<Arc<EndpointState>> = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            let DiscoveredEndpoint { spec, labels } = endpoint.clone().into();
+            if !seen.insert(spec.clone()) {
                 continue;
             }
-            let state = old.states.iter().find(|state| state.spec == *spec).cloned();
-            states.push(state.unwrap_or_else(|| {
-                let state = Arc::new(self.new_state(spec));
-                change.added.push(state.clone());
-                state
-            }));
+            states.push(match known.get(&spec) {
+                Some(state) if state.endpoint.labels == labels => Arc::clone(state),
+                Some(state) => Arc::new(state.relabelled(&labels)),
+                None => {
+                    let state = Arc::new(self.new_state(spec, labels));
+                    change.added.push(state.clone());
+                    state
+                }
+            });
         }
         for state in &old.states {
-            if !specs.contains(&state.spec) {
+            if !seen.contains(&state.spec) {
                 state.gone.cancel();
                 change.removed.push(state.clone());
             }
         }
         let endpoints = states.iter().map(|state| state.endpoint.clone()).collect();
         self.snapshot.store(Arc::new(PoolSnapshot { endpoints, states }));
+        self.updates.send_modify(|updates| *updates += 1);
         change
     }
 
-    fn new_state(&self, spec: &EndpointSpec) -> EndpointState {
+    fn new_state(&self, spec: EndpointSpec, labels: BTreeMap<String, String>) -> EndpointState {
         let id = EndpointId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let mut endpoint = Endpoint::new(id, spec.name.as_str(), spec.address());
+        endpoint.labels = labels;
         EndpointState {
-            endpoint: Arc::new(Endpoint::new(id, spec.name.as_str(), spec.address())),
-            spec: spec.clone(),
+            endpoint: Arc::new(endpoint),
+            spec,
             load: Arc::new(EndpointLoad::default()),
             engine: Arc::new(EngineState::default()),
             gone: CancellationToken::new(),
-            scrape: RwLock::new(None),
+            scrape: Arc::default(),
         }
     }
 }
@@ -212,6 +263,29 @@ mod tests {
         assert!(Arc::ptr_eq(&first.states[1], &second.states[0]));
         pool.update(&[spec("a", 1)]);
         assert_ne!(pool.snapshot().endpoints[0].id, first.endpoints[0].id);
+    }
+
+    #[test]
+    fn new_labels_are_seen_and_leave_the_incarnation_as_it_is() {
+        let pool = Pool::new("p");
+        let labelled = |zone: &str| {
+            let labels = BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
+            DiscoveredEndpoint { spec: spec("a", 1), labels }
+        };
+        let mut updates = pool.updates();
+        let first = pool.update(&[labelled("x")]).added.remove(0);
+        assert_eq!(first.endpoint.labels["zone"], "x");
+        let change = pool.update(&[labelled("y")]);
+        assert!(change.added.is_empty() && change.removed.is_empty());
+        let second = pool.snapshot().states[0].clone();
+        assert_eq!((second.endpoint.labels["zone"].as_str(), second.endpoint.id), ("y", first.endpoint.id));
+        // What the first one's scraper finds out is seen by the second.
+        first.scraped(EndpointMetrics::new(3, 0, 0.0), Instant::now());
+        assert_eq!(second.last_scrape().unwrap().metrics.waiting_requests, 3);
+        assert!(Arc::ptr_eq(&first.load, &second.load) && Arc::ptr_eq(&first.engine, &second.engine));
+        assert_eq!(*updates.borrow_and_update(), 2);
+        pool.update::<EndpointSpec>(&[]);
+        assert!(first.gone.is_cancelled() && second.gone.is_cancelled());
     }
 
     #[test]

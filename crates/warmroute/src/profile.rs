@@ -1,32 +1,66 @@
 //! From the configuration to a scheduler: everything that the file gets wrong is reported at once.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 use warmroute_config::{
-    CheckedConfig, KnownTypes, ParameterMistake, PluginSpec, SchedulingKind, built_in, check,
+    BUILT_IN, CheckedConfig, ConfigError, KnownTypes, ParameterMistake, PluginSpec, SchedulingKind, check,
 };
 use warmroute_plugin::{BuildContext, Needs, PluginKind, Registry};
 use warmroute_scheduler::{BuiltScheduler, SchedulerBuilder};
 
 use crate::cli::ServeOptions;
+use crate::reload::read_bounded;
 
-/// Reads the configuration that the options name, or the built-in one.
+/// The text of a configuration and where it is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigSource {
+    /// What to call it in errors.
+    pub name: String,
+    /// The text.
+    pub text: Vec<u8>,
+    /// The file that it was read from, if it was.
+    pub path: Option<PathBuf>,
+}
+
+impl ConfigSource {
+    /// What the options name: a file, a text, or the built-in configuration.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn of(options: &ServeOptions) -> anyhow::Result<Self> {
+        Ok(match (&options.config_file, &options.config_text) {
+            (Some(path), _) => Self {
+                name: path.display().to_string(),
+                text: read_bounded(path)
+                    .with_context(|| format!("can't read --config-file {}", path.display()))?,
+                path: Some(path.clone()),
+            },
+            (None, Some(text)) => {
+                Self { name: "--config-text".to_owned(), text: text.clone().into_bytes(), path: None }
+            }
+            (None, None) => {
+                Self { name: "built-in default".to_owned(), text: BUILT_IN.as_bytes().to_vec(), path: None }
+            }
+        })
+    }
+
+    /// Checks it.
+    ///
+    /// # Errors
+    /// All its mistakes, with their places.
+    pub fn check(&self, registry: &Arc<Registry>) -> Result<CheckedConfig, ConfigError> {
+        check(&self.name, &self.text, &known_types(registry))
+    }
+}
+
+/// Reads and checks the configuration that the options name, or the built-in one.
 ///
 /// # Errors
 /// The file can't be read, or has mistakes: all of them, with their places.
 pub fn read_config(options: &ServeOptions, registry: &Arc<Registry>) -> anyhow::Result<CheckedConfig> {
-    let known = known_types(registry);
-    let config = match (&options.config_file, &options.config_text) {
-        (Some(path), _) => {
-            let text = std::fs::read(path)
-                .with_context(|| format!("can't read --config-file {}", path.display()))?;
-            check(&path.display().to_string(), &text, &known)?
-        }
-        (None, Some(text)) => check("--config-text", text.as_bytes(), &known)?,
-        (None, None) => built_in(&known)?,
-    };
-    Ok(config)
+    Ok(ConfigSource::of(options)?.check(registry)?)
 }
 
 /// What a configuration may name: the linked plugin types, which check their own parameters.

@@ -4,28 +4,30 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use warmroute_config::{CheckedConfig, Parser};
+use warmroute_config::{CheckedConfig, FileDiscoverySpec};
 use warmroute_ext_proc::ExtProcService;
 use warmroute_kv_index::{IndexLimits, KvIndex};
 use warmroute_plugin::Registry;
-use warmroute_scheduler::BuiltScheduler;
 use warmroute_tokenize::ModelTokenizer;
 
 use crate::admin::Admin;
 use crate::cli::ServeOptions;
 use crate::decision::Decider;
-use crate::discovery::static_endpoints;
+use crate::discovery::{Discovery, EndpointList, Followers};
 use crate::engine_events::{EngineEvents, EventSettings, Expectations, WITHDRAW_INTERVAL};
 use crate::grpc::{ServingTls, ext_proc_server, ext_proc_service, health_server, listen};
 use crate::metrics::Metrics;
 use crate::picker::Picker;
+use crate::policy::Policy;
 use crate::pool::Pool;
-use crate::profile::{build_scheduler, read_config};
+use crate::profile::ConfigSource;
 use crate::prompt::{AdapterNames, PromptReader};
 use crate::readiness::Readiness;
 use crate::receipt::ReceiptRing;
+use crate::reload::{ConfigWatch, ReloadStatus};
 use crate::scrape::{MetricsPage, Scraper};
 use crate::tasks::{Tasks, VitalEnd};
 
@@ -39,16 +41,18 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 pub async fn run(options: ServeOptions, registry: Arc<Registry>) -> anyhow::Result<()> {
     // The first provider stays; a second installation is no mistake.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let config = read_config(&options, &registry)?;
+    let source = ConfigSource::of(&options)?;
+    let config = source.check(&registry)?;
     tracing::info!("in effect: {}", config.summary().trim_end());
     for notice in config.notice_lines() {
         tracing::warn!("{notice}");
     }
     let (tasks, vital_ends) = Tasks::new();
-    let scheduler = build_scheduler(&config, &registry)?;
-    let parts = Parts::build(&options, &config, scheduler, &tasks).await?;
+    let policy = Policy::try_new(&config, &registry, &tasks)?.shared();
+    let parts = Parts::build(&options, &config, policy).await?;
     let listeners = Listeners::bind(&options).await?;
     parts.start(&options, listeners, &tasks)?;
+    parts.watch_config(&options, source, config, registry, &tasks);
     stop_when_told(&options, &parts, &tasks, vital_ends).await
 }
 
@@ -63,16 +67,18 @@ struct Parts {
     events: EngineEvents,
     /// None: the configuration turns scraping off.
     scraper: Option<Scraper>,
-    expectations: Option<Arc<Expectations>>,
-    profile: String,
+    /// None: endpoints come from the command line.
+    discovery: Option<FileDiscoverySpec>,
+    expectations: Arc<Expectations>,
+    decider: Arc<Decider>,
+    reloads: Arc<Mutex<ReloadStatus>>,
 }
 
 impl Parts {
     async fn build(
         options: &ServeOptions,
         config: &CheckedConfig,
-        scheduler: BuiltScheduler,
-        tasks: &Tasks,
+        policy: Arc<Policy>,
     ) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::try_new().context("can't register metrics")?);
         let pool = Arc::new(Pool::new("epp"));
@@ -86,35 +92,28 @@ impl Parts {
             metrics.clone(),
             &adapters,
         )?;
-        let expectations = config
-            .prefix_producer
-            .as_ref()
-            .filter(|producer| producer.speculative_indexing)
-            .map(|producer| Arc::new(Expectations::new(index.clone(), producer.speculative_ttl)));
-        for (_, task) in scheduler.tasks {
-            tasks.spawn("plugin", task);
-        }
-        let decider = Decider::new(
+        let expectations = Arc::new(Expectations::new(index.clone()));
+        let decider = Arc::new(Decider::new(
             pool.clone(),
-            scheduler.scheduler,
+            policy,
             index.clone(),
             expectations.clone(),
             options.metrics_staleness_threshold,
             metrics.clone(),
-        );
+        ));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let concurrency = options.tokenize_concurrency.unwrap_or(cores);
         let reader = PromptReader::new(tokenizer, adapters, concurrency, options.tokenize_deadline);
         let receipts = Arc::new(ReceiptRing::new(options.decisions_kept));
-        let parses_bodies = config.parsers.contains(&Parser::OpenAi);
-        let picker = Picker::new(reader, decider, receipts.clone(), metrics.clone(), parses_bodies);
+        let picker = Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone())
+            .ignoring_subsets(options.disable_endpoint_subset_filter);
         let service = ext_proc_service(Arc::new(picker), options.max_request_body_bytes);
         let scraper = config.metrics_source.as_ref().map(|source| {
             let interval = source.interval.unwrap_or(options.refresh_metrics_interval);
             let page = MetricsPage { path: source.path.clone(), port: source.port, interval };
             Scraper::new(page, metrics.clone())
         });
-        let (readiness, profile) = (Readiness::default(), config.summary());
+        let (readiness, reloads) = (Readiness::default(), Arc::default());
         Ok(Self {
             pool,
             metrics,
@@ -124,22 +123,23 @@ impl Parts {
             index,
             events,
             scraper,
+            discovery: config.discovery.clone(),
             expectations,
-            profile,
+            decider,
+            reloads,
         })
     }
 
     fn start(&self, options: &ServeOptions, listeners: Listeners, tasks: &Tasks) -> anyhow::Result<()> {
         self.discover(options, tasks)?;
-        if let Some(expectations) = self.expectations.clone() {
-            tasks.spawn("withdrawals", async move {
-                let mut ticks = tokio::time::interval(WITHDRAW_INTERVAL);
-                loop {
-                    ticks.tick().await;
-                    expectations.withdraw_due(Instant::now());
-                }
-            });
-        }
+        let expectations = self.expectations.clone();
+        tasks.spawn("withdrawals", async move {
+            let mut ticks = tokio::time::interval(WITHDRAW_INTERVAL);
+            loop {
+                ticks.tick().await;
+                expectations.withdraw_due(Instant::now());
+            }
+        });
         let stop = tasks.stop_token();
         let tls = options.secure_serving.then_some(ServingTls { cert_path: options.cert_path.as_deref() });
         let readiness = || self.readiness.clone();
@@ -159,20 +159,33 @@ impl Parts {
     }
 
     fn discover(&self, options: &ServeOptions, tasks: &Tasks) -> anyhow::Result<()> {
-        let specs = static_endpoints(&options.endpoints)?;
-        if specs.is_empty() {
-            tracing::warn!(
-                "no endpoints: every request will be refused with 503; name some with --endpoints"
-            );
-        }
-        for endpoint in self.pool.update(&specs).added {
-            if let Some(scraper) = self.scraper.clone() {
-                tasks.spawn("scraper", scraper.run(endpoint.clone()));
-            }
-            tasks.spawn("subscription", self.events.clone().follow(endpoint));
-        }
-        self.readiness.pool_is_synced();
+        let list = EndpointList::load(&options.endpoints, self.discovery.as_ref())?;
+        let followers =
+            Followers { scraper: self.scraper.clone(), events: self.events.clone(), tasks: tasks.clone() };
+        let (readiness, metrics) = (self.readiness.clone(), self.metrics.clone());
+        Discovery::new(list, self.pool.clone(), followers, readiness, metrics).start(tasks);
         Ok(())
+    }
+
+    /// Follows changes of the configuration's file, if it has one.
+    fn watch_config(
+        &self,
+        options: &ServeOptions,
+        source: ConfigSource,
+        config: CheckedConfig,
+        registry: Arc<Registry>,
+        tasks: &Tasks,
+    ) {
+        let Some(path) = source.path.filter(|_| options.watch_config) else { return };
+        let watch = ConfigWatch {
+            path,
+            registry,
+            decider: self.decider.clone(),
+            tasks: tasks.clone(),
+            metrics: self.metrics.clone(),
+            status: self.reloads.clone(),
+        };
+        tasks.spawn("config watch", watch.run(config, source.text));
     }
 
     fn admin(&self, options: &ServeOptions) -> Admin {
@@ -197,7 +210,8 @@ impl Parts {
             refresh: Arc::new(refresh),
             readiness: self.readiness.clone(),
             stale_after: options.metrics_staleness_threshold,
-            profile: self.profile.clone(),
+            decider: self.decider.clone(),
+            reloads: self.reloads.clone(),
         }
     }
 }

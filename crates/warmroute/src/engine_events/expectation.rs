@@ -27,18 +27,17 @@ pub const WITHDRAW_INTERVAL: Duration = Duration::from_millis(100);
 /// Ends expectations in an index at the right time.
 pub struct Expectations {
     index: Arc<KvIndex>,
-    shortest: Duration,
     due: Mutex<BinaryHeap<Reverse<Withdrawal>>>,
 }
 
 impl Expectations {
-    /// Expectations in `index`, each kept for `shortest` at least unless it is confirmed.
-    pub fn new(index: Arc<KvIndex>, shortest: Duration) -> Self {
-        Self { index, shortest, due: Mutex::default() }
+    /// Expectations in `index`.
+    pub fn new(index: Arc<KvIndex>) -> Self {
+        Self { index, due: Mutex::default() }
     }
 
-    /// Expects the prompts' blocks at the engine, whose blocks have `block_size_tokens`, until the value is dropped,
-    /// and a while longer. `known_blocks` says how many leading blocks of a prompt the engine is known to hold: those
+    /// Expects the prompts' blocks at the engine, whose blocks have `block_size_tokens`, until the value is dropped and
+    /// a while longer, for `shortest` at least. `known_blocks` says how many leading blocks of a prompt the engine is known to hold: those
     /// aren't expected.
     pub fn expect(
         self: &Arc<Self>,
@@ -46,14 +45,15 @@ impl Expectations {
         prompt: &PromptKeys,
         block_size_tokens: u32,
         known_blocks: impl Fn(usize) -> u32,
-        now: Instant,
+        shortest: Duration,
     ) -> Expectation {
+        let now = Instant::now();
         let keys = prompt.set(block_size_tokens).into_iter().flat_map(|set| &set.prompts).enumerate();
         let expect = |(at, keys): (usize, &Vec<BlockKey>)| {
             self.index.expect(slot, keys, known_blocks(at), now, LONGEST)
         };
         let held = keys.filter_map(expect).collect();
-        Expectation { owner: self.clone(), held, since: now }
+        Expectation { owner: self.clone(), held, not_before: now + shortest }
     }
 
     /// Makes the withdrawals whose time has come, and ends what lasted too long.
@@ -85,7 +85,7 @@ pub struct Expectation {
     owner: Arc<Expectations>,
     /// One per prompt that has blocks which aren't held yet.
     held: Vec<warmroute_kv_index::Expectation>,
-    since: Instant,
+    not_before: Instant,
 }
 
 impl fmt::Debug for Expectation {
@@ -100,7 +100,7 @@ impl Drop for Expectation {
         if held.is_empty() {
             return;
         }
-        let at = (self.since + self.owner.shortest).max(Instant::now() + EVENTS_MAY_LAG);
+        let at = self.not_before.max(Instant::now() + EVENTS_MAY_LAG);
         let mut due = self.owner.due.lock();
         if due.len() < WAITING_WITHDRAWALS {
             due.push(Reverse(Withdrawal { at, held }));
@@ -164,9 +164,9 @@ mod tests {
     fn an_expectation_outlives_its_request_by_the_lag_of_events() {
         let index = KvIndex::new(IndexLimits::default());
         let engine = index.add_engine().unwrap();
-        let expectations = Arc::new(Expectations::new(index.clone(), Duration::from_secs(2)));
+        let expectations = Arc::new(Expectations::new(index.clone()));
         let now = Instant::now();
-        let expectation = expectations.expect(engine.slot(), &prompt(), 16, |_| 0, now);
+        let expectation = expectations.expect(engine.slot(), &prompt(), 16, |_| 0, Duration::from_secs(2));
         assert_eq!(found(&index, engine.slot()), Match { known_blocks: 0, expected_blocks: 4 });
         expectations.withdraw_due(now + Duration::from_secs(60));
         assert_eq!(found(&index, engine.slot()).expected_blocks, 4, "its request still runs");

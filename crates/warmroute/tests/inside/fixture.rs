@@ -7,10 +7,12 @@ use warmroute::decision::Decider;
 use warmroute::engine_events::Expectations;
 use warmroute::metrics::Metrics;
 use warmroute::picker::Picker;
+use warmroute::policy::Policy;
 use warmroute::pool::{EndpointSpec, Pool};
-use warmroute::profile::{build_scheduler, read_config};
+use warmroute::profile::read_config;
 use warmroute::prompt::{AdapterNames, PromptReader};
 use warmroute::receipt::ReceiptRing;
+use warmroute::tasks::Tasks;
 use warmroute_ext_proc::{HeaderList, HttpRequest};
 use warmroute_kv_events::{BlocksStored, EngineHash, EventBatch, KvEvent, Medium, SkippedEvents};
 use warmroute_kv_index::{EngineView, IndexLimits, KvIndex};
@@ -52,6 +54,9 @@ pub(crate) struct Fixture {
     pub(crate) picker: Arc<Picker>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) receipts: Arc<ReceiptRing>,
+    pub(crate) decider: Arc<Decider>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) tasks: Tasks,
     engines: Vec<parking_lot::Mutex<Option<EngineView>>>,
 }
 
@@ -74,16 +79,23 @@ impl Fixture {
     pub(crate) fn new(config: &str, endpoints: usize) -> Self {
         let registry = Arc::new(registry());
         let config = read_config(&options(config), &registry).unwrap();
-        let scheduler = build_scheduler(&config, &registry).unwrap().scheduler;
+        let (tasks, _ends) = Tasks::new();
+        let policy = Policy::try_new(&config, &registry, &tasks).unwrap().shared();
         let (pool, index) = (Arc::new(Pool::new("test")), KvIndex::new(IndexLimits::default()));
         let metrics = Arc::new(Metrics::try_new().unwrap());
         let receipts = Arc::new(ReceiptRing::new(16));
-        let expectations = Some(Arc::new(Expectations::new(index.clone(), Duration::from_secs(2))));
+        let expectations = Arc::new(Expectations::new(index.clone()));
         let stale_after = Duration::from_secs(3600);
-        let decider =
-            Decider::new(pool.clone(), scheduler, index.clone(), expectations, stale_after, metrics.clone());
+        let decider = Arc::new(Decider::new(
+            pool.clone(),
+            policy,
+            index.clone(),
+            expectations,
+            stale_after,
+            metrics.clone(),
+        ));
         let reader = PromptReader::new(None, Arc::new(AdapterNames::default()), 2, Duration::from_secs(5));
-        let picker = Arc::new(Picker::new(reader, decider, receipts.clone(), metrics, true));
+        let picker = Arc::new(Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone()));
         pool.update(&(0..endpoints).map(spec).collect::<Vec<_>>());
         let snapshot = pool.snapshot();
         let engines = snapshot.states.iter().map(|state| {
@@ -92,7 +104,7 @@ impl Fixture {
             parking_lot::Mutex::new(Some(view))
         });
         let engines = engines.collect();
-        Self { picker, pool, receipts, engines }
+        Self { picker, pool, receipts, decider, metrics, tasks, engines }
     }
 
     pub(crate) fn address(&self, at: usize) -> String {

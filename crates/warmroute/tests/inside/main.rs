@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is the failure of a test")]
 
+mod commands;
 mod fixture;
 mod leases;
 mod picking;
+mod reload;
 mod repository;
 mod subscription;

@@ -1,0 +1,210 @@
+//! What is in effect, written as a configuration: what was left out of a file stands in it, with its default.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use warmroute_config::{
+    CheckedConfig, FileDiscoverySpec, MetricsSourceSpec, PluginSpec, PrefixProducerSpec, ProfileSpec,
+    TokenProducerSpec,
+};
+use warmroute_plugin::{PluginKind, Registry};
+
+/// A checked configuration as an `EndpointPickerConfig` in which nothing is left to defaults. Reading it gives the
+/// same configuration again.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EffectiveConfig {
+    api_version: &'static str,
+    kind: &'static str,
+    plugins: Vec<PluginEntry>,
+    scheduling_profiles: Vec<ProfileEntry>,
+    data_layer: DataLayerEntry,
+    request_handler: RequestHandlerEntry,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct PluginEntry {
+    #[serde(rename = "type")]
+    plugin_type: String,
+    name: String,
+    #[serde(skip_serializing_if = "is_empty")]
+    parameters: Value,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct ProfileEntry {
+    name: String,
+    plugins: Vec<RefEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RefEntry {
+    plugin_ref: String,
+    /// Scorers have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DataLayerEntry {
+    inject_defaults: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sources: Vec<SourceEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    discovery: Option<DiscoveryEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct DiscoveryEntry {
+    endpoints: RefEntry,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SourceEntry {
+    plugin_ref: String,
+    extractors: Vec<RefEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct RequestHandlerEntry {
+    parsers: Vec<RefEntry>,
+}
+
+const METRICS_EXTRACTOR: &str = "core-metrics-extractor";
+
+impl EffectiveConfig {
+    /// Writes out what `config` says, and the defaults of `registry`'s plugin types where it says nothing.
+    pub fn new(config: &CheckedConfig, registry: &Registry) -> Self {
+        let mut plugins: Vec<_> = config.plugins.iter().map(|plugin| scheduling(plugin, registry)).collect();
+        plugins.extend(config.prefix_producer.as_ref().map(prefix_producer));
+        plugins.extend(config.token_producer.as_ref().map(token_producer));
+        if let Some(source) = &config.metrics_source {
+            plugins.push(metrics_source(source));
+            plugins.push(entry(METRICS_EXTRACTOR, METRICS_EXTRACTOR, json!({})));
+        }
+        plugins.extend(config.discovery.as_ref().map(file_discovery));
+        let parsers = config.parsers.iter().map(|parser| parser.plugin_type());
+        plugins.extend(parsers.clone().map(|parser| entry(parser, parser, json!({}))));
+        plugins.push(entry("single-profile-handler", "single-profile-handler", json!({})));
+        let sources = config.metrics_source.iter().map(|source| SourceEntry {
+            plugin_ref: source.name.clone(),
+            extractors: vec![reference(METRICS_EXTRACTOR)],
+        });
+        let discovery =
+            config.discovery.as_ref().map(|file| DiscoveryEntry { endpoints: reference(&file.name) });
+        Self {
+            api_version: "llm-d.ai/v1",
+            kind: "EndpointPickerConfig",
+            plugins,
+            scheduling_profiles: config.profiles.iter().map(|p| profile(p, config, registry)).collect(),
+            data_layer: DataLayerEntry { inject_defaults: false, sources: sources.collect(), discovery },
+            request_handler: RequestHandlerEntry { parsers: parsers.map(reference).collect() },
+        }
+    }
+
+    /// As YAML.
+    ///
+    /// # Errors
+    /// A parameter has a value that YAML can't hold.
+    pub fn to_yaml(&self) -> anyhow::Result<String> {
+        Ok(serde_saphyr::to_string(self)?)
+    }
+}
+
+fn is_empty(parameters: &Value) -> bool {
+    parameters.as_object().is_some_and(Map::is_empty)
+}
+
+fn entry(plugin_type: &str, name: &str, parameters: Value) -> PluginEntry {
+    PluginEntry { plugin_type: plugin_type.to_owned(), name: name.to_owned(), parameters }
+}
+
+fn reference(name: &str) -> RefEntry {
+    RefEntry { plugin_ref: name.to_owned(), weight: None }
+}
+
+fn profile(profile: &ProfileSpec, config: &CheckedConfig, registry: &Registry) -> ProfileEntry {
+    let plugins = profile.plugins.iter().map(|plugin| {
+        let is_scorer = kind_of(&plugin.plugin_ref, config, registry) == Some(PluginKind::Scorer);
+        RefEntry { plugin_ref: plugin.plugin_ref.clone(), weight: is_scorer.then_some(plugin.weight) }
+    });
+    ProfileEntry { name: profile.name.clone(), plugins: plugins.collect() }
+}
+
+/// What the plugin with this name is.
+pub(crate) fn kind_of(name: &str, config: &CheckedConfig, registry: &Registry) -> Option<PluginKind> {
+    let plugin = config.plugins.iter().find(|plugin| plugin.name == name)?;
+    registry.get(&plugin.plugin_type).map(|plugin_type| plugin_type.kind())
+}
+
+fn scheduling(plugin: &PluginSpec, registry: &Registry) -> PluginEntry {
+    let mut parameters = plugin.parameters.as_object().cloned().unwrap_or_default();
+    for parameter in registry.get(&plugin.plugin_type).iter().flat_map(|known| known.parameters()) {
+        // A default of null means that there is none.
+        if let Some(default) = parameter.default.as_ref().filter(|default| !default.is_null()) {
+            parameters.entry(parameter.name.clone()).or_insert_with(|| default.clone());
+        }
+    }
+    entry(&plugin.plugin_type, &plugin.name, Value::Object(parameters))
+}
+
+fn prefix_producer(producer: &PrefixProducerSpec) -> PluginEntry {
+    let mut events = json!({"topicFilter": producer.topic_filter, "concurrency": producer.concurrency});
+    if let Some(port) = producer.socket_port {
+        events["podDiscoveryConfig"] = json!({"socketPort": port});
+    }
+    let parameters = json!({
+        "speculativeIndexing": producer.speculative_indexing,
+        "speculativeTTL": go_duration(producer.speculative_ttl),
+        "kvEventsConfig": events,
+    });
+    entry("precise-prefix-cache-producer", &producer.name, parameters)
+}
+
+fn token_producer(producer: &TokenProducerSpec) -> PluginEntry {
+    entry("token-producer", &producer.name, json!({"local": {"path": producer.path}}))
+}
+
+fn metrics_source(source: &MetricsSourceSpec) -> PluginEntry {
+    let mut parameters = json!({"scheme": "http", "path": source.path});
+    if let Some(port) = source.port {
+        parameters["port"] = json!(port);
+    }
+    if let Some(interval) = source.interval {
+        parameters["interval"] = json!(go_duration(interval));
+    }
+    entry("metrics-data-source", &source.name, parameters)
+}
+
+fn file_discovery(file: &FileDiscoverySpec) -> PluginEntry {
+    entry("file-discovery", &file.name, json!({"path": file.path, "watchFile": file.watch_file}))
+}
+
+/// A duration as Go writes one, in the largest unit that leaves no fraction.
+fn go_duration(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    for (unit, size) in [("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1000)] {
+        if nanos.is_multiple_of(size) {
+            return format!("{}{unit}", nanos / size);
+        }
+    }
+    format!("{nanos}ns")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_without_fractions() {
+        assert_eq!(go_duration(Duration::ZERO), "0s");
+        assert_eq!(go_duration(Duration::from_secs(120)), "120s");
+        assert_eq!(go_duration(Duration::from_millis(1500)), "1500ms");
+        assert_eq!(go_duration(Duration::from_nanos(1_001)), "1001ns");
+        assert_eq!(go_duration(Duration::from_micros(7)), "7us");
+    }
+}

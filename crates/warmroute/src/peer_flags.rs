@@ -1,0 +1,494 @@
+//! Flags of the llm-d Router EPP that mean something else here, or nothing: a command line written for it is
+//! understood, and what it asks for and this version hasn't is refused by name instead of being ignored.
+//!
+//! Names, defaults and meanings: `pkg/epp/server/options.go` in github.com/llm-d/llm-d-router. Flags that mean the
+//! same here are in [`ServeOptions`](crate::cli::ServeOptions).
+
+use std::fmt;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::cli::duration;
+
+/// Group of the InferencePools that the EPP follows.
+const POOL_GROUP: &str = "inference.networking.k8s.io";
+
+/// Flags of the llm-d Router EPP that mean something else here, or nothing.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Flags of the llm-d Router EPP")]
+pub struct PeerFlags {
+    /// Log verbosity as at the EPP: 0 and 1 warn, 2 info, 3 and 4 debug, 5 and more trace. --log wins.
+    #[arg(short = 'v', long = "v", value_name = "N")]
+    pub verbosity: Option<u32>,
+    /// Log format. --log-json wins.
+    #[arg(long, value_name = "json|console")]
+    pub zap_encoder: Option<ZapEncoder>,
+    /// Log level: debug, info, error, panic, or a verbosity as for -v. Wins over -v.
+    #[arg(long, value_parser = zap_level, value_name = "LEVEL")]
+    pub zap_log_level: Option<ZapLevel>,
+    /// The same as --zap-encoder=console --zap-log-level=debug.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub zap_devel: bool,
+    /// Accepted; there are no stack traces in this log.
+    #[arg(long, value_parser = ["info", "error", "panic"], value_name = "LEVEL")]
+    pub zap_stacktrace_level: Option<String>,
+    /// Times in the log are RFC 3339, so only rfc3339, rfc3339nano and iso8601 are accepted.
+    #[arg(long, value_name = "ENCODING")]
+    pub zap_time_encoding: Option<String>,
+
+    /// Not available: there is no Kubernetes discovery. Give --endpoints or a file-discovery.
+    #[arg(long, default_value = "", value_name = "NAME")]
+    pub pool_name: String,
+    /// Not available: there is no Kubernetes discovery.
+    #[arg(long, default_value = "", value_name = "NAMESPACE")]
+    pub pool_namespace: String,
+    /// Not available: there is no Kubernetes discovery.
+    #[arg(long, default_value = POOL_GROUP, value_name = "GROUP")]
+    pub pool_group: String,
+    /// Not available: there is no Kubernetes discovery. Give --endpoints or a file-discovery.
+    #[arg(long, default_value = "", value_name = "SELECTOR")]
+    pub endpoint_selector: String,
+    /// Not available: there is no Kubernetes discovery. Give --endpoints or a file-discovery.
+    #[arg(long, value_delimiter = ',', value_name = "PORT,…")]
+    pub endpoint_target_ports: Vec<String>,
+    /// Not available: scores are in `warmroute explain`.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub emit_endpoint_scores: bool,
+    /// Not available: every replica serves.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub ha_enable_leader_election: bool,
+
+    /// Accepted; the pool's averages are made when /metrics is read.
+    #[arg(long, default_value = "5s", value_parser = duration, value_name = "DURATION")]
+    pub refresh_prometheus_metrics_interval: Duration,
+    /// Accepted; --max-request-body-bytes bounds messages. A Kubernetes quantity, with or without a trailing B.
+    #[arg(long, default_value = "", value_parser = quantity_bytes, value_name = "QUANTITY")]
+    pub grpc_max_recv_msg_size: u64,
+    /// Accepted; --max-request-body-bytes bounds messages. A Kubernetes quantity, with or without a trailing B.
+    #[arg(long, default_value = "", value_parser = quantity_bytes, value_name = "QUANTITY")]
+    pub grpc_max_send_msg_size: u64,
+    /// Accepted; there is no stage of plugins here that would have to be allowed.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub allow_experimental_plugins: bool,
+    /// Accepted; there are no traces.
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub tracing: Option<bool>,
+    /// Accepted; the ext-proc port always answers health checks.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub health_checking: bool,
+    /// Accepted; there is no profiling on the metrics port.
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub enable_pprof: Option<bool>,
+    /// Accepted; the metrics port asks nobody for a token: keep it inside the cluster.
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub metrics_endpoint_auth: Option<bool>,
+
+    /// Not available: restart to take a new certificate.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub enable_cert_reload: bool,
+    /// TLS 1.2 and 1.3 are served: VersionTLS12 is accepted, and nothing else.
+    #[arg(long, default_value = "", value_name = "VERSION")]
+    pub tls_min_version: String,
+    /// Not available.
+    #[arg(long, value_delimiter = ',', value_name = "SUITE,…")]
+    pub tls_cipher_suites: Vec<String>,
+    /// Not available: the metrics port is plaintext.
+    #[arg(long, default_value = "", value_name = "DIR")]
+    pub metrics_cert_dir: String,
+    /// Not available: the metrics port is plaintext.
+    #[arg(long, default_value = "", value_name = "FILE")]
+    pub metrics_client_ca_file: String,
+    /// Not available: streams are counted by warmroute_ metrics.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub enable_grpc_stream_metrics: bool,
+
+    /// Deprecated at the EPP and refused, there and here.
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub total_queued_requests_metric: Option<String>,
+    /// Deprecated at the EPP and refused, there and here.
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub total_running_requests_metric: Option<String>,
+    /// Deprecated at the EPP and refused, there and here.
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub kv_cache_usage_percentage_metric: Option<String>,
+    /// Deprecated at the EPP and refused, there and here.
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub lora_info_metric: Option<String>,
+    /// Deprecated at the EPP and refused, there and here.
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub cache_info_metric: Option<String>,
+}
+
+/// Log formats by the names of controller-runtime's zap flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ZapEncoder {
+    /// One JSON object per line.
+    Json,
+    /// Lines for people.
+    Console,
+}
+
+/// A log level by the names of controller-runtime's zap flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ZapLevel {
+    /// `debug`.
+    Debug,
+    /// `info`.
+    Info,
+    /// `error` and `panic`.
+    Error,
+    /// A verbosity, as for `-v`.
+    Verbosity(u32),
+}
+
+/// A flag of the EPP asks for what this version hasn't.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlagRefused {
+    /// The flag with its dashes.
+    pub flag: &'static str,
+    /// The value that it was given.
+    pub value: String,
+    /// What isn't there and what to do.
+    pub why: &'static str,
+}
+
+impl fmt::Display for FlagRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={} is not available: {}", self.flag, self.value, self.why)
+    }
+}
+
+/// The flags of the EPP that ask for what this version hasn't: all of them, at least one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct FlagsRefused {
+    /// In the order of the EPP's own list, roughly.
+    pub flags: Vec<FlagRefused>,
+}
+
+impl fmt::Display for FlagsRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, flag) in self.flags.iter().enumerate() {
+            let gap = if index == 0 { "" } else { "\n" };
+            write!(f, "{gap}{flag}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Something to log about an accepted flag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlagNotice {
+    /// Whether an operator would expect otherwise; to be logged as a warning then, else at debug level.
+    pub warns: bool,
+    /// The text, without full stop.
+    pub message: String,
+}
+
+const NO_KUBERNETES: &str = "there is no Kubernetes discovery in this version; remove it and name the engines with \
+                             --endpoints or in the file of file-discovery";
+const METRICS_PLAINTEXT: &str =
+    "the metrics port is plaintext; remove it and keep the port inside the cluster";
+const USE_EXTRACTOR: &str = "setting it is an error at the EPP too; remove it: the names of an engine's metrics \
+                             are parameters of core-metrics-extractor in the configuration";
+
+impl PeerFlags {
+    /// Refuses what this version hasn't.
+    ///
+    /// # Errors
+    /// All flags that ask for something that isn't there, each with what to do.
+    pub fn check(&self) -> Result<(), FlagsRefused> {
+        let mut flags = self.kubernetes();
+        flags.extend(self.serving());
+        flags.extend(self.metric_names());
+        if flags.is_empty() { Ok(()) } else { Err(FlagsRefused { flags }) }
+    }
+
+    fn kubernetes(&self) -> Vec<FlagRefused> {
+        let group = if self.pool_group == POOL_GROUP { "" } else { &self.pool_group };
+        let ports = self.endpoint_target_ports.join(",");
+        let replicas = "every replica serves; remove it and run as many as needed";
+        [
+            ("--pool-name", self.pool_name.as_str(), NO_KUBERNETES),
+            ("--pool-namespace", &self.pool_namespace, NO_KUBERNETES),
+            ("--pool-group", group, NO_KUBERNETES),
+            ("--endpoint-selector", &self.endpoint_selector, NO_KUBERNETES),
+            ("--endpoint-target-ports", &ports, NO_KUBERNETES),
+            ("--ha-enable-leader-election", switch(self.ha_enable_leader_election), replicas),
+        ]
+        .into_iter()
+        .filter_map(refused)
+        .collect()
+    }
+
+    fn serving(&self) -> Vec<FlagRefused> {
+        let tls = if self.tls_min_version == "VersionTLS12" { "" } else { &self.tls_min_version };
+        let suites = self.tls_cipher_suites.join(",");
+        let encoding = self.zap_time_encoding.as_deref().unwrap_or_default();
+        let encoding = if ["rfc3339", "rfc3339nano", "iso8601"].contains(&encoding) { "" } else { encoding };
+        [
+            (
+                "--emit-endpoint-scores",
+                switch(self.emit_endpoint_scores),
+                "scores aren't sent to Envoy yet; remove it and read them with `warmroute explain`",
+            ),
+            (
+                "--enable-cert-reload",
+                switch(self.enable_cert_reload),
+                "a certificate is read at the start; remove it and restart after a renewal",
+            ),
+            ("--tls-min-version", tls, "TLS 1.2 and 1.3 are served; remove it or write VersionTLS12"),
+            ("--tls-cipher-suites", &suites, "rustls' default cipher suites are served; remove it"),
+            ("--metrics-cert-dir", &self.metrics_cert_dir, METRICS_PLAINTEXT),
+            ("--metrics-client-ca-file", &self.metrics_client_ca_file, METRICS_PLAINTEXT),
+            (
+                "--enable-grpc-stream-metrics",
+                switch(self.enable_grpc_stream_metrics),
+                "there are no extproc_ metrics; remove it and read those that begin with warmroute_",
+            ),
+            ("--zap-time-encoding", encoding, "times in the log are RFC 3339; write rfc3339"),
+        ]
+        .into_iter()
+        .filter_map(refused)
+        .collect()
+    }
+
+    fn metric_names(&self) -> Vec<FlagRefused> {
+        [
+            ("--total-queued-requests-metric", &self.total_queued_requests_metric),
+            ("--total-running-requests-metric", &self.total_running_requests_metric),
+            ("--kv-cache-usage-percentage-metric", &self.kv_cache_usage_percentage_metric),
+            ("--lora-info-metric", &self.lora_info_metric),
+            ("--cache-info-metric", &self.cache_info_metric),
+        ]
+        .into_iter()
+        // Given is given, even if it is empty: so it is at the peer.
+        .filter_map(|(flag, value)| {
+            value.as_ref().map(|value| FlagRefused { flag, value: value.clone(), why: USE_EXTRACTOR })
+        })
+        .collect()
+    }
+
+    /// What to log about the flags that are accepted and do nothing, or less than one may expect.
+    /// `max_message_bytes` is what bounds a message here.
+    pub fn notices(&self, max_message_bytes: usize) -> Vec<FlagNotice> {
+        let mut notices = Vec::new();
+        let mut say = |warns: bool, message: &str| {
+            notices.push(FlagNotice { warns, message: message.to_owned() });
+        };
+        if self.metrics_endpoint_auth.unwrap_or(true) {
+            let asked = self.metrics_endpoint_auth.is_some();
+            say(asked, "the metrics port has no authentication, whatever --metrics-endpoint-auth says");
+        }
+        if self.tracing.unwrap_or(true) {
+            say(false, "there are no traces, whatever --tracing says");
+        }
+        if self.enable_pprof == Some(true) {
+            say(true, "there is no profiling on the metrics port, whatever --enable-pprof says");
+        }
+        if self.health_checking {
+            say(false, "the ext-proc port always answers health checks, also without --health-checking");
+        }
+        if self.allow_experimental_plugins {
+            say(false, "every linked plugin is allowed, also without --allow-experimental-plugins");
+        }
+        if self.zap_stacktrace_level.is_some() {
+            say(false, "there are no stack traces in the log, whatever --zap-stacktrace-level says");
+        }
+        for (flag, bytes) in [
+            ("--grpc-max-recv-msg-size", self.grpc_max_recv_msg_size),
+            ("--grpc-max-send-msg-size", self.grpc_max_send_msg_size),
+        ] {
+            if bytes > 0 {
+                let message = format!(
+                    "{flag} isn't used: messages are bounded by --max-request-body-bytes, which is {max_message_bytes}"
+                );
+                say(bytes > max_message_bytes as u64, &message);
+            }
+        }
+        notices
+    }
+
+    /// The log filter that `--zap-log-level`, `-v` or `--zap-devel` asks for, in this order.
+    pub fn log_filter(&self) -> Option<&'static str> {
+        // Libraries stay at info: their debug lines are about every frame.
+        const DEBUG: &str = "info,warmroute=debug";
+        let by_verbosity = |verbosity| match verbosity {
+            0 | 1 => "warn",
+            2 => "info",
+            3 | 4 => DEBUG,
+            _ => "info,warmroute=trace",
+        };
+        match (self.zap_log_level, self.verbosity) {
+            (Some(ZapLevel::Debug), _) => Some(DEBUG),
+            (Some(ZapLevel::Info), _) => Some("info"),
+            (Some(ZapLevel::Error), _) => Some("error"),
+            (Some(ZapLevel::Verbosity(verbosity)), _) | (None, Some(verbosity)) => {
+                Some(by_verbosity(verbosity))
+            }
+            (None, None) => self.zap_devel.then_some(DEBUG),
+        }
+    }
+
+    /// Whether the log is to be JSON.
+    pub fn log_json(&self) -> bool {
+        self.zap_encoder == Some(ZapEncoder::Json)
+    }
+}
+
+fn switch(on: bool) -> &'static str {
+    if on { "true" } else { "" }
+}
+
+/// An empty value is the default.
+fn refused((flag, value, why): (&'static str, &str, &'static str)) -> Option<FlagRefused> {
+    (!value.is_empty()).then(|| FlagRefused { flag, value: value.to_owned(), why })
+}
+
+fn zap_level(text: &str) -> Result<ZapLevel, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "debug" => Ok(ZapLevel::Debug),
+        "info" => Ok(ZapLevel::Info),
+        "error" | "panic" => Ok(ZapLevel::Error),
+        number => number
+            .parse()
+            .map(ZapLevel::Verbosity)
+            .map_err(|_| "write debug, info, error, panic or a number from 0".to_owned()),
+    }
+}
+
+/// Bytes as a Kubernetes quantity, with or without a trailing `B`: `4Mi`, `4MiB`, `16M`, `1e6`, `1048576`. Empty is 0.
+///
+/// Format: "Resource quantities" in Kubernetes' API conventions (`apimachinery/pkg/api/resource/quantity.go`).
+///
+/// # Errors
+/// Text that says what is wrong, for the command line.
+pub fn quantity_bytes(text: &str) -> Result<u64, String> {
+    if text.is_empty() {
+        return Ok(0);
+    }
+    let wrong = || format!("{text:?} is not a quantity: write for example 16Mi, 16MB or 16777216");
+    let quantity = text.strip_suffix('B').unwrap_or(text);
+    let end = quantity.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(quantity.len());
+    let (number, suffix) = quantity.split_at(end);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let factor = match suffix {
+        "" => 1.0,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "P" => 1e15,
+        "E" => 1e18,
+        "Ki" => 1024.0,
+        "Mi" => 1024.0 * 1024.0,
+        "Gi" => 1024.0 * 1024.0 * 1024.0,
+        "Ti" => 1_099_511_627_776.0,
+        "Pi" => 1_125_899_906_842_624.0,
+        "Ei" => 1_152_921_504_606_846_976.0,
+        exponent => {
+            let power = exponent.strip_prefix(['e', 'E']).and_then(|power| power.parse::<i32>().ok());
+            10f64.powi(power.ok_or_else(wrong)?)
+        }
+    };
+    let bytes = (number * factor).ceil();
+    // 2⁶³ bytes: more is no size.
+    if bytes < 9_223_372_036_854_775_808.0 { Ok(bytes as u64) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    fn flags(arguments: &[&str]) -> PeerFlags {
+        let arguments = std::iter::once("warmroute").chain(arguments.iter().copied());
+        Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{error}")).serve.peer
+    }
+
+    #[test]
+    fn quantities_read_as_in_kubernetes() {
+        for (text, bytes) in [
+            ("", 0),
+            ("4194304", 4 << 20),
+            ("4Mi", 4 << 20),
+            ("4MiB", 4 << 20),
+            ("16MB", 16_000_000),
+            ("16M", 16_000_000),
+            ("1.5Ki", 1536),
+            ("100B", 100),
+            ("1e6", 1_000_000),
+            ("1E", 1_000_000_000_000_000_000),
+            ("2k", 2000),
+        ] {
+            assert_eq!(quantity_bytes(text), Ok(bytes), "{text:?}");
+        }
+        for wrong in ["B", "Mi", "-1", "4mi", "4MiBB", "1e", "10E", "1e400", "four", "4 Mi", "1..5"] {
+            assert!(quantity_bytes(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn verbosity_becomes_a_log_filter() {
+        let filter = |arguments: &[&str]| flags(arguments).log_filter();
+        assert_eq!(filter(&[]), None);
+        assert_eq!(filter(&["-v", "2"]), Some("info"));
+        assert_eq!(filter(&["--v=3"]), Some("info,warmroute=debug"));
+        assert_eq!(filter(&["-v=4"]), Some("info,warmroute=debug"));
+        assert_eq!(filter(&["--v", "5"]), Some("info,warmroute=trace"));
+        assert_eq!(filter(&["-v1"]), Some("warn"));
+        assert_eq!(filter(&["--zap-log-level", "error", "-v", "5"]), Some("error"));
+        assert_eq!(filter(&["--zap-log-level=4"]), Some("info,warmroute=debug"));
+        assert_eq!(filter(&["--zap-devel"]), Some("info,warmroute=debug"));
+        assert!(flags(&["--zap-encoder=json"]).log_json());
+        assert!(!flags(&["--zap-encoder", "console"]).log_json());
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_by_name_and_all_at_once() {
+        assert_eq!(flags(&[]).check(), Ok(()));
+        let refused = flags(&["--pool-name", "llama", "--emit-endpoint-scores=true", "--cache-info-metric="]);
+        let refused = refused.check().unwrap_err();
+        let names: Vec<&str> = refused.flags.iter().map(|flag| flag.flag).collect();
+        assert_eq!(names, ["--pool-name", "--emit-endpoint-scores", "--cache-info-metric"]);
+        let text = refused.to_string();
+        assert!(text.contains("--pool-name=llama is not available: there is no Kubernetes"), "{text}");
+        assert!(text.contains("of file-discovery\n--emit-endpoint-scores=true is"), "{text}");
+        assert!(text.contains("core-metrics-extractor"), "{text}");
+    }
+
+    #[test]
+    fn accepted_flags_without_effect_are_said() {
+        let quiet = flags(&["--tracing=false", "--metrics-endpoint-auth=false"]).notices(1 << 20);
+        assert_eq!(quiet, []);
+        let defaults = flags(&[]).notices(1 << 20);
+        assert_eq!(defaults.len(), 2);
+        assert!(defaults.iter().all(|notice| !notice.warns), "{defaults:?}");
+        let asked = flags(&[
+            "--metrics-endpoint-auth",
+            "--enable-pprof=true",
+            "--health-checking",
+            "--grpc-max-recv-msg-size=2Mi",
+            "--grpc-max-send-msg-size=1Mi",
+            "--tracing=false",
+        ]);
+        let asked = asked.notices(1 << 20);
+        let warns = asked.iter().filter(|notice| notice.warns).map(|notice| notice.message.as_str());
+        let warns: Vec<&str> = warns.collect();
+        assert_eq!(warns.len(), 3, "{asked:?}");
+        assert!(warns[0].contains("--metrics-endpoint-auth") && warns[1].contains("--enable-pprof"));
+        assert!(warns[2].contains("--grpc-max-recv-msg-size isn't used") && warns[2].contains("1048576"));
+    }
+}

@@ -1,0 +1,63 @@
+//! The policy: everything of a configuration that can be swapped while requests are served.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+use warmroute_config::{CheckedConfig, Parser};
+use warmroute_plugin::Registry;
+use warmroute_scheduler::Scheduler;
+
+use crate::profile::build_scheduler;
+use crate::tasks::Tasks;
+
+/// How requests are decided. Immutable; a changed configuration makes a new one.
+#[derive(Debug)]
+pub struct Policy {
+    /// The profiles with their plugins.
+    pub scheduler: Scheduler,
+    /// How long at least what was just picked is expected at its engine; None turns expectation off.
+    pub expects_for: Option<Duration>,
+    /// Whether bodies are read at all; otherwise every request is scheduled without looking into it.
+    pub parses_bodies: bool,
+    /// The configuration in words.
+    pub summary: String,
+    /// Ends the plugins' tasks when the last decision by this policy is over.
+    _plugin_tasks: DropGuard,
+}
+
+impl Policy {
+    /// Builds the plugins and starts their tasks.
+    ///
+    /// # Errors
+    /// See [`build_scheduler`].
+    pub fn try_new(config: &CheckedConfig, registry: &Registry, tasks: &Tasks) -> anyhow::Result<Self> {
+        let built = build_scheduler(config, registry)?;
+        let stop = CancellationToken::new();
+        for (_, task) in built.tasks {
+            let stop = stop.clone();
+            tasks.spawn("plugin", async move {
+                stop.run_until_cancelled(task).await;
+            });
+        }
+        let producer = config.prefix_producer.as_ref().filter(|producer| producer.speculative_indexing);
+        Ok(Self {
+            scheduler: built.scheduler,
+            expects_for: producer.map(|producer| producer.speculative_ttl),
+            parses_bodies: config.parsers.contains(&Parser::OpenAi),
+            summary: config.summary(),
+            _plugin_tasks: stop.drop_guard(),
+        })
+    }
+
+    /// The same policy with or without expectations, for tests and benches.
+    #[must_use]
+    pub fn expecting_for(self, expects_for: Option<Duration>) -> Self {
+        Self { expects_for, ..self }
+    }
+
+    /// Shared, as deciders take it.
+    pub fn shared(self) -> Arc<Self> {
+        Arc::new(self)
+    }
+}
