@@ -20,6 +20,8 @@ const API_VERSIONS: [&str; 3] =
 /// Types that read prefix matches and can't do without; the parameter that names the producer is the same for all.
 const PREFIX_READERS: [&str; 3] =
     ["prefix-cache-scorer", "no-hit-lru-scorer", "prefix-cache-affinity-filter"];
+/// Types that the peer is about to drop.
+const DEPRECATED_FILTERS: [&str; 2] = ["by-label", "by-label-selector"];
 /// Reads prefix matches where there are any.
 const TOKEN_LOAD_SCORER: &str = "token-load-scorer";
 const PREFIX_PRODUCER: &str = "precise-prefix-cache-producer";
@@ -147,6 +149,10 @@ fn scheduling_plugins(
 ) -> Vec<PluginSpec> {
     let mut specs = Vec::new();
     for plugin in declared.iter().filter(|plugin| plugin.scheduling().is_some()) {
+        if DEPRECATED_FILTERS.contains(&plugin.plugin_type.as_str()) {
+            let message = format!("{} is deprecated: use label-selector-filter", plugin.plugin_type);
+            mistakes.notice(plugin.place, message);
+        }
         let before = mistakes.len();
         let mut parameter_places = std::collections::BTreeMap::new();
         let parameters = match plugin.parameters {

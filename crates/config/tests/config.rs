@@ -558,3 +558,24 @@ fn a_file_is_read_once_unless_it_is_watched_and_an_unused_discovery_is_told() {
     assert_eq!(unused.discovery, None);
     assert!(has_notice(&unused, Some(4), "doesn't name file-discovery, so it does nothing"));
 }
+
+#[test]
+fn deprecated_filters_are_taken_with_a_notice() {
+    let text = "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\nplugins:\n- type: by-label-selector\n  \
+                parameters: {matchLabels: {zone: a}}\n- type: max-score-picker\n";
+    let config = check("f", text.as_bytes(), &known()).unwrap();
+    assert!(has_notice(&config, Some(4), "use label-selector-filter"));
+}
+
+#[test]
+fn every_reader_of_prefix_matches_gets_the_exact_producer() {
+    for reader in ["no-hit-lru-scorer", "prefix-cache-affinity-filter", "token-load-scorer"] {
+        let text = format!(
+            "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\nplugins:\n- type: precise-prefix-cache-producer\n  \
+             name: exact\n- type: {reader}\n- type: max-score-picker\n"
+        );
+        let config = check("f", text.as_bytes(), &known()).unwrap();
+        let plugin = config.plugins.iter().find(|plugin| plugin.plugin_type == reader).unwrap();
+        assert_eq!(plugin.parameters["prefixMatchInfoProducerName"], "exact", "{reader}");
+    }
+}

@@ -113,7 +113,8 @@ impl MetricsState {
 pub struct InFlight {
     /// Requests sent and not yet finished.
     pub requests: u32,
-    /// Prompt tokens of those whose prefill isn't known to be over.
+    /// Prompt tokens that the endpoint has to compute for those whose prefill isn't known to be over; what it
+    /// already holds in its KV cache isn't counted.
     pub prompt_tokens: u64,
 }
 

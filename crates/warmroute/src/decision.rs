@@ -197,7 +197,6 @@ impl Decider {
     ) -> Decided {
         let row = decision.table_row();
         let state = &snapshot.states[signals.pool_row(row)];
-        let charge = state.load.charge(u64::from(request.prompt_tokens.unwrap_or(0)));
         let mut explanation = explanation::explain(decision, snapshot, signals);
         let mut expectation = None;
         if let (Some(prompt), Some(size)) = (prompt, state.block_size_tokens())
@@ -212,6 +211,9 @@ impl Decider {
                 expectation = Some(self.expectations.expect(slot, prompt, size, known_blocks, shortest));
             }
         }
+        // What the engine has to compute: the rest is in its cache, or will be when it gets there.
+        let uncached = request.prompt_tokens.unwrap_or(0).saturating_sub(explanation.expected_cached_tokens);
+        let charge = state.load.charge(u64::from(uncached));
         decision.report_picked(request);
         let picked = decision.table_rows().map(|row| snapshot.endpoints[signals.pool_row(row)].clone());
         Decided { endpoints: picked.collect(), charge, expectation, explanation }

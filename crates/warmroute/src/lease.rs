@@ -20,7 +20,7 @@ pub struct EndpointLoad {
 }
 
 impl EndpointLoad {
-    /// Charges one request with its prompt tokens (0 if unknown).
+    /// Charges one request with the prompt tokens that the engine has to compute (0 if unknown).
     pub fn charge(self: &Arc<Self>, prompt_tokens: u64) -> Charge {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.prompt_tokens.fetch_add(prompt_tokens, Ordering::Relaxed);

@@ -57,6 +57,8 @@ async fn the_engine_that_holds_the_prefix_is_picked_and_the_receipt_says_why() {
     assert_eq!(receipt.runner_up.as_deref(), Some(fixture.address(1).as_str()));
     assert_eq!((receipt.prompt_tokens, receipt.prompt_blocks), (Some(100), 6));
     assert_eq!(receipt.predicted_cached_tokens, 64);
+    let in_flight = fixture.pool.snapshot().states[2].load.in_flight();
+    assert_eq!((in_flight.requests, in_flight.prompt_tokens), (1, 36), "what is cached is no load");
     assert_eq!(receipt.candidates[0].known_blocks, 4);
     assert_eq!(receipt.candidates.len(), 4);
     // The engine goes: what it held is no reason any more.
