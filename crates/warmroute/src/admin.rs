@@ -1,5 +1,6 @@
 //! The server on the metrics port: `/metrics`, `/status`, `/debug/decisions`, `/healthz`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::decision::Decider;
 use crate::metrics::Metrics;
 use crate::pool::{EndpointState, Pool};
 use crate::readiness::Readiness;
-use crate::receipt::{Freshness, Receipt, ReceiptRing};
+use crate::receipt::{Fallback, Freshness, Receipt, ReceiptRing};
 use crate::reload::ReloadStatus;
 
 /// Receipts that `/debug/decisions` lists unless `?limit=` says otherwise.
@@ -106,6 +107,8 @@ struct Status {
     policy: String,
     config_changes: ReloadStatus,
     decisions: u64,
+    /// Decisions poorer than the policy asked for, per kind; kinds that never happened are left out.
+    fallbacks: BTreeMap<&'static str, u64>,
     endpoints: Vec<EndpointStatus>,
 }
 
@@ -135,12 +138,18 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
         policy: admin.decider.policy().summary.clone(),
         config_changes: admin.reloads.lock().clone(),
         decisions: admin.receipts.decided(),
+        fallbacks: fallbacks(&admin.metrics),
         endpoints: snapshot
             .states
             .iter()
             .map(|state| endpoint_status(state, now, admin.stale_after))
             .collect(),
     })
+}
+
+fn fallbacks(metrics: &Metrics) -> BTreeMap<&'static str, u64> {
+    let count = |kind: &Fallback| metrics.requests.fallbacks.with_label_values(&[kind.as_str()]).get();
+    Fallback::ALL.iter().map(|kind| (kind.as_str(), count(kind))).filter(|(_, count)| *count > 0).collect()
 }
 
 fn endpoint_status(state: &EndpointState, now: Instant, stale_after: Duration) -> EndpointStatus {

@@ -46,6 +46,23 @@ pub enum Fallback {
 }
 
 impl Fallback {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::NoTokenizer,
+        Self::NotTokenizable,
+        Self::LikelyRefusedByEngine,
+        Self::TokenizeDeadline,
+        Self::TokenizeBusy,
+        Self::BlockSizeUnknown,
+        Self::NoPromptApi,
+        Self::BodyIncomplete,
+        Self::PickedByLoad,
+        Self::NoBody,
+        Self::EventGaps,
+        Self::MetricsNotFresh,
+        Self::ScoreNotANumber,
+    ];
+
     /// The word used in metrics, receipts and logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -303,8 +320,7 @@ mod tests {
 
     #[test]
     fn fallbacks_are_spelt_the_same_everywhere() {
-        let all = [Fallback::NoTokenizer, Fallback::TokenizeDeadline, Fallback::ScoreNotANumber];
-        for kind in all {
+        for kind in Fallback::ALL {
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("{:?}", kind.as_str()));
         }
     }

@@ -51,6 +51,7 @@ async fn chunked_and_absent_bodies(recipe: Recipe) {
     let receipt = stack.picker.receipt("models").await;
     assert_eq!(receipt.pick.as_deref(), Some(engine.address.to_string().as_str()));
     assert_eq!(receipt.fallbacks[0].kind, Fallback::NoBody);
+    assert_eq!(stack.picker.status().await.fallbacks(Fallback::NoBody), 1);
 
     let empty = http::Request::post(COMPLETIONS).header("x-request-id", "empty");
     let answer = stack.gateway.send(empty.body(bytes_body("")).unwrap()).await;
