@@ -110,6 +110,7 @@ fn pool(filled: &Filled) -> anyhow::Result<Arc<Pool>> {
         state.engine.set_slot(view.slot());
         let metrics = EndpointMetrics::new(0, 8, 0.5).with_cache(BLOCK_SIZE_TOKENS, 20_000);
         state.scraped(metrics, Instant::now());
+        state.engine.set_connected(true);
     }
     Ok(Arc::new(pool))
 }

@@ -39,6 +39,8 @@ pub enum Fallback {
     NoBody,
     /// At least one candidate's engine had lost events, so its view may lack blocks or claim lost ones.
     EventGaps,
+    /// A prefix match was asked for and at least one candidate's engine isn't subscribed to: what it holds isn't seen.
+    NoEvents,
     /// At least one candidate had no fresh metrics.
     MetricsNotFresh,
     /// A scorer gave a score that is not a number; it counted as 0.
@@ -47,7 +49,7 @@ pub enum Fallback {
 
 impl Fallback {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NoTokenizer,
         Self::NotTokenizable,
         Self::LikelyRefusedByEngine,
@@ -59,6 +61,7 @@ impl Fallback {
         Self::PickedByLoad,
         Self::NoBody,
         Self::EventGaps,
+        Self::NoEvents,
         Self::MetricsNotFresh,
         Self::ScoreNotANumber,
     ];
@@ -77,6 +80,7 @@ impl Fallback {
             Self::PickedByLoad => "picked-by-load",
             Self::NoBody => "no-body",
             Self::EventGaps => "event-gaps",
+            Self::NoEvents => "no-events",
             Self::MetricsNotFresh => "metrics-not-fresh",
             Self::ScoreNotANumber => "score-not-a-number",
         }

@@ -17,6 +17,10 @@ pub(super) fn explain(decision: &Decision<'_>, snapshot: &PoolSnapshot, signals:
     if (0..signals.len()).any(|row| snapshot.states[signals.pool_row(row)].engine.has_gaps()) {
         fallbacks.push(Fallback::EventGaps);
     }
+    let is_unseen = |row: usize| !snapshot.states[signals.pool_row(row)].engine.is_connected();
+    if decision.table().prefix_columns() > 0 && (0..signals.len()).any(is_unseen) {
+        fallbacks.push(Fallback::NoEvents);
+    }
     if run.scorers().any(|scorer| scorer.not_a_number > 0) {
         fallbacks.push(Fallback::ScoreNotANumber);
     }

@@ -69,7 +69,7 @@ impl EngineState {
     /// For the status page; `block_size_tokens` is the one that decisions use.
     pub fn status(&self, block_size_tokens: Option<u32>) -> EngineStatus {
         EngineStatus {
-            connected: self.connected.load(Ordering::Relaxed),
+            connected: self.is_connected(),
             block_size_tokens,
             blocks: self.blocks.load(Ordering::Relaxed),
             batches: self.batches.load(Ordering::Relaxed),
@@ -81,8 +81,13 @@ impl EngineState {
         }
     }
 
-    /// Returns what it was before.
-    pub(super) fn set_connected(&self, connected: bool) -> bool {
+    /// Whether the engine's events arrive.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the engine's events arrive. Returns what it was before.
+    pub fn set_connected(&self, connected: bool) -> bool {
         self.connected.swap(connected, Ordering::Relaxed)
     }
 

@@ -138,6 +138,7 @@ impl Fixture {
         // Engines tell their block size in metrics too; here every one has the same.
         for state in &self.pool.snapshot().states {
             state.scraped(EndpointMetrics::default().with_cache(BLOCK_TOKENS, 1000), Instant::now());
+            state.engine.set_connected(true);
         }
     }
 

@@ -101,8 +101,11 @@ async fn fallbacks_are_named_and_fail_no_request() {
     let post = |path: &str, body: &str| {
         HttpRequest::new(HeaderList::from_pairs([(":method", "POST"), (":path", path)]), body.to_owned())
     };
-    // Neither has been scraped, nor told its block size.
-    assert_eq!(fallbacks(completion(&[1; 64])).await, ["block-size-unknown", "metrics-not-fresh"]);
+    // Neither has been scraped, nor told its block size, nor is it subscribed to.
+    assert_eq!(
+        fallbacks(completion(&[1; 64])).await,
+        ["block-size-unknown", "metrics-not-fresh", "no-events"]
+    );
     fixture.announce(0, &[7; 16]);
     assert_eq!(fallbacks(completion(&[1; 64])).await, [""; 0]);
     assert_eq!(fallbacks(post("/v1/completions", "{\"prompt\":\"some text\"}")).await, ["no-tokenizer"]);
