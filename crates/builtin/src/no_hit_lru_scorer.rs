@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use warmroute_plugin::{
-    BuildContext, BuildError, Candidates, EndpointId, InferenceRequest, Pick, PrefixColumn, Scorer,
+    BuildContext, BuildError, Candidates, EndpointId, InferenceRequest, Pick, PickHeaders, PrefixColumn,
+    Scorer,
 };
 
 use crate::producers;
@@ -111,7 +112,7 @@ impl Scorer for NoHitLruScorer {
         }
     }
 
-    fn picked(&self, _: &InferenceRequest, pick: &Pick<'_>) {
+    fn picked(&self, _: &InferenceRequest, pick: &Pick<'_>, _: &mut PickHeaders) {
         if self.is_cold(pick.candidates()) {
             let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
             uses.note(pick.endpoint().id, self.size);
@@ -137,7 +138,8 @@ mod tests {
 
     fn pick(scorer: &dyn Scorer, table: &CandidatesFixture, row: u32) {
         let order = [row];
-        scorer.picked(&request(), &Pick::try_new("default", table.candidates(), &order).unwrap());
+        let pick = Pick::try_new("default", table.candidates(), &order).unwrap();
+        scorer.picked(&request(), &pick, &mut PickHeaders::default());
     }
 
     fn scorer(parameters: Value) -> Arc<dyn Scorer> {
@@ -191,7 +193,9 @@ mod tests {
             let table = Candidates::builder(&endpoints).rows(rows).metrics(&metrics).in_flight(&in_flight);
             let table = table.prefix_matches(&prefix).build().unwrap();
             if let Some(row) = picked {
-                scorer.picked(&request(), &Pick::try_new("default", table, &[row]).unwrap());
+                let order = [row];
+                let pick = Pick::try_new("default", table, &order).unwrap();
+                scorer.picked(&request(), &pick, &mut PickHeaders::default());
             }
             let mut scores = vec![0.0; rows.len()];
             scorer.score(&request(), &table, &mut scores);

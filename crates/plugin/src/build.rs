@@ -4,7 +4,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::{Filter, Picker, PrefixColumn, Scorer};
+use crate::{AdapterColumn, AttributeColumn, Filter, Picker, PrefixColumn, Scorer};
 
 /// A built plugin. Shared, since two profiles may refer to one plugin.
 #[derive(Clone)]
@@ -66,6 +66,8 @@ pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 #[derive(Default)]
 pub struct Needs {
     prefix_producers: Vec<String>,
+    attributes: Vec<String>,
+    adapters: bool,
     tasks: Vec<(String, Task)>,
 }
 
@@ -74,6 +76,17 @@ impl Needs {
     /// columns in [`CandidatesBuilder::prefix_matches`](crate::CandidatesBuilder::prefix_matches).
     pub fn prefix_producers(&self) -> &[String] {
         &self.prefix_producers
+    }
+
+    /// Keys of the attributes whose columns must be filled. Their order is the order of the columns in
+    /// [`CandidatesBuilder::attributes`](crate::CandidatesBuilder::attributes).
+    pub fn attributes(&self) -> &[String] {
+        &self.attributes
+    }
+
+    /// Whether somebody reads the column of adapters.
+    pub fn adapters(&self) -> bool {
+        self.adapters
     }
 
     /// The tasks to run, each with the name of its plugin. Each call gives the tasks since the last.
@@ -86,6 +99,8 @@ impl fmt::Debug for Needs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Needs")
             .field("prefix_producers", &self.prefix_producers)
+            .field("attributes", &self.attributes)
+            .field("adapters", &self.adapters)
             .field("tasks", &self.tasks.iter().map(|(name, _)| name).collect::<Vec<_>>())
             .finish()
     }
@@ -114,12 +129,20 @@ impl<'a> BuildContext<'a> {
     ///
     /// Whether there is such a producer is the host's to check, after all plugins are built.
     pub fn prefix_match(&mut self, producer: &str) -> PrefixColumn {
-        let producers = &mut self.needs.prefix_producers;
-        let known = producers.iter().position(|name| name == producer);
-        PrefixColumn(known.unwrap_or_else(|| {
-            producers.push(producer.to_owned());
-            producers.len() - 1
-        }))
+        PrefixColumn(place_of(producer, &mut self.needs.prefix_producers))
+    }
+
+    /// Asks for the column of a numeric attribute of the endpoints, by its key `<attribute>/<producer>`: for
+    /// example a custom metric, `my-metric/core-metrics-extractor`. An endpoint of which the producer knows no
+    /// value has none in the column; the same if there is no such producer, which is the host's to check.
+    pub fn attribute(&mut self, key: &str) -> AttributeColumn {
+        AttributeColumn(place_of(key, &mut self.needs.attributes))
+    }
+
+    /// Asks for the column that says where every endpoint stands with the request's LoRA adapter.
+    pub fn adapters(&mut self) -> AdapterColumn {
+        self.needs.adapters = true;
+        AdapterColumn(())
     }
 
     /// Hands over a task that runs as long as the plugin is in use. It is started once the whole
@@ -127,6 +150,14 @@ impl<'a> BuildContext<'a> {
     pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.needs.tasks.push((self.name.to_owned(), Box::pin(task)));
     }
+}
+
+/// The place of `name` in the list, where it is put if it isn't there.
+fn place_of(name: &str, list: &mut Vec<String>) -> usize {
+    list.iter().position(|known| known == name).unwrap_or_else(|| {
+        list.push(name.to_owned());
+        list.len() - 1
+    })
 }
 
 /// Why a plugin can't be built.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::{Endpoint, InFlight, MetricsState, PrefixMatch};
+use http::HeaderMap;
+
+use crate::{AdapterState, Endpoint, InFlight, MetricsState, PrefixMatch};
 
 /// A handle on the column of one prefix producer, got from
 /// [`BuildContext::prefix_match`](crate::BuildContext::prefix_match) when the plugin is built.
@@ -10,6 +12,16 @@ use crate::{Endpoint, InFlight, MetricsState, PrefixMatch};
 /// It is valid for the candidates of the scheduler for which the plugin was built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefixColumn(pub(crate) usize);
+
+/// A handle on the column of one attribute, got from [`BuildContext::attribute`](crate::BuildContext::attribute)
+/// when the plugin is built; valid like a [`PrefixColumn`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttributeColumn(pub(crate) usize);
+
+/// A handle on the column of adapters, got from [`BuildContext::adapters`](crate::BuildContext::adapters) when the
+/// plugin is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdapterColumn(pub(crate) ());
 
 /// The endpoints considered for one request: a borrowed table.
 ///
@@ -27,6 +39,12 @@ pub struct Candidates<'a> {
     in_flight: &'a [InFlight],
     /// One column after the other, each as long as the table.
     prefix_matches: &'a [PrefixMatch],
+    /// One column after the other, each as long as the table.
+    attributes: &'a [Option<f64>],
+    /// As long as the table, or empty if nobody asked for it.
+    adapters: &'a [AdapterState],
+    /// What an earlier profile picked for the same request.
+    peer: Option<&'a Arc<Endpoint>>,
 }
 
 impl<'a> Candidates<'a> {
@@ -40,6 +58,9 @@ impl<'a> Candidates<'a> {
                 metrics: &[],
                 in_flight: &[],
                 prefix_matches: &[],
+                attributes: &[],
+                adapters: &[],
+                peer: None,
             },
         }
     }
@@ -50,6 +71,7 @@ impl<'a> Candidates<'a> {
     pub fn select(&self, rows: &'a [u32]) -> CandidatesBuilder<'a> {
         let mut builder = Self::builder(self.endpoints).rows(rows);
         builder.table.base = self.rows;
+        builder.table.peer = self.peer;
         builder
     }
 
@@ -94,6 +116,52 @@ impl<'a> Candidates<'a> {
     /// Empty if the handle comes from another scheduler and this table has no such column.
     pub fn prefix_match(&self, column: PrefixColumn) -> &'a [PrefixMatch] {
         self.prefix_column(column.0)
+    }
+
+    /// What a producer says of every row, as a number; `None` where it has no value.
+    ///
+    /// Empty if the handle comes from another scheduler and this table has no such column.
+    pub fn attribute(&self, column: AttributeColumn) -> &'a [Option<f64>] {
+        self.attribute_column(column.0)
+    }
+
+    /// Where every row stands with the request's LoRA adapter.
+    ///
+    /// Empty if the handle comes from another scheduler and this table has no such column.
+    pub fn adapters(&self, _column: AdapterColumn) -> &'a [AdapterState] {
+        self.adapters
+    }
+
+    /// The endpoint that an earlier profile picked for the same request, where several profiles take part: for a
+    /// prefill endpoint its decode endpoint, say. `None` in the first profile.
+    pub fn peer(&self) -> Option<&'a Arc<Endpoint>> {
+        self.peer
+    }
+
+    /// The same table for a profile that comes after `peer` was picked. For the host.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_peer(self, peer: Option<&'a Arc<Endpoint>>) -> Self {
+        Self { peer, ..self }
+    }
+
+    /// The attribute column by its number. For the host; plugins hold an [`AttributeColumn`].
+    #[doc(hidden)]
+    pub fn attribute_column(&self, index: usize) -> &'a [Option<f64>] {
+        let start = index.saturating_mul(self.len());
+        self.attributes.get(start..start.saturating_add(self.len())).unwrap_or(&[])
+    }
+
+    /// Number of attribute columns. For the host.
+    #[doc(hidden)]
+    pub fn attribute_columns(&self) -> usize {
+        self.attributes.len().checked_div(self.len()).unwrap_or(0)
+    }
+
+    /// The column of adapters, empty if there is none. For the host.
+    #[doc(hidden)]
+    pub fn adapter_column(&self) -> &'a [AdapterState] {
+        self.adapters
     }
 
     /// The prefix column by its number. For the host; plugins hold a [`PrefixColumn`].
@@ -145,6 +213,25 @@ impl<'a> CandidatesBuilder<'a> {
         self
     }
 
+    /// The attribute columns one after the other, like
+    /// [`prefix_matches`](Self::prefix_matches), in the order of the scheduler.
+    pub fn attributes(mut self, attributes: &'a [Option<f64>]) -> Self {
+        self.table.attributes = attributes;
+        self
+    }
+
+    /// One state per row, or nothing if nobody asked for the column.
+    pub fn adapters(mut self, adapters: &'a [AdapterState]) -> Self {
+        self.table.adapters = adapters;
+        self
+    }
+
+    /// What an earlier profile picked for the same request.
+    pub fn peer(mut self, peer: Option<&'a Arc<Endpoint>>) -> Self {
+        self.table.peer = peer;
+        self
+    }
+
     /// The table.
     ///
     /// # Errors
@@ -160,6 +247,10 @@ impl<'a> CandidatesBuilder<'a> {
         check("in_flight", table.in_flight.len(), table.in_flight.len() == rows)?;
         let prefix = table.prefix_matches.len();
         check("prefix_matches", prefix, prefix.checked_rem(rows).unwrap_or(prefix) == 0)?;
+        let attributes = table.attributes.len();
+        check("attributes", attributes, attributes.checked_rem(rows).unwrap_or(attributes) == 0)?;
+        let adapters = table.adapters.len();
+        check("adapters", adapters, adapters == 0 || adapters == rows)?;
         let last = table.rows.and_then(|rows| rows.iter().max()).map_or(0, |&row| row as usize + 1);
         check("rows", last, last <= table.base.map_or(table.endpoints.len(), <[u32]>::len))?;
         Ok(table)
@@ -178,12 +269,22 @@ pub struct ColumnMismatch {
     pub found: usize,
 }
 
-/// The outcome of a decision, as [`Scorer::picked`](crate::Scorer::picked) learns it.
+/// Headers that plugins want to have set because of a pick. Each replaces all values that were there before.
+#[derive(Clone, Debug, Default)]
+pub struct PickHeaders {
+    /// On the request, for the engine or a proxy before it.
+    pub request: HeaderMap,
+    /// On the response, for the client. Set only where the gateway shows response headers to the picker.
+    pub response: HeaderMap,
+}
+
+/// The outcome of a decision, as filters and scorers learn it.
 #[derive(Clone, Copy, Debug)]
 pub struct Pick<'a> {
     profile: &'a str,
     candidates: Candidates<'a>,
     order: &'a [u32],
+    is_primary: bool,
 }
 
 impl<'a> Pick<'a> {
@@ -193,7 +294,19 @@ impl<'a> Pick<'a> {
     pub fn try_new(profile: &'a str, candidates: Candidates<'a>, order: &'a [u32]) -> Option<Self> {
         let rows = candidates.len();
         let fits = !order.is_empty() && order.iter().all(|&row| (row as usize) < rows);
-        fits.then_some(Self { profile, candidates, order })
+        fits.then_some(Self { profile, candidates, order, is_primary: true })
+    }
+
+    /// The same pick, of the profile that decides where the request goes or of another one.
+    #[must_use]
+    pub fn primary(self, is_primary: bool) -> Self {
+        Self { is_primary, ..self }
+    }
+
+    /// Whether the profile is the one that decides where the request goes; others pick helpers, such as a prefill
+    /// endpoint.
+    pub fn is_primary(&self) -> bool {
+        self.is_primary
     }
 
     /// The scheduling profile that decided.

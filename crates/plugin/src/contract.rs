@@ -1,6 +1,6 @@
 //! The three things that a plugin can be.
 
-use crate::{Candidates, InferenceRequest, Pick};
+use crate::{Candidates, InferenceRequest, Pick, PickHeaders};
 
 /// Takes endpoints out of consideration.
 ///
@@ -27,6 +27,9 @@ pub trait Filter: Send + Sync + 'static {
     /// Says for every row whether it stays. `keep` has one value per row and is `true` throughout at
     /// the call.
     fn filter(&self, request: &InferenceRequest, candidates: &Candidates<'_>, keep: &mut [bool]);
+
+    /// Called once after the request was given to an endpoint, and only then; see [`Scorer::picked`].
+    fn picked(&self, _request: &InferenceRequest, _pick: &Pick<'_>, _headers: &mut PickHeaders) {}
 }
 
 /// Says how good each endpoint is for a request.
@@ -59,8 +62,10 @@ pub trait Scorer: Send + Sync + 'static {
     fn score(&self, request: &InferenceRequest, candidates: &Candidates<'_>, scores: &mut [f64]);
 
     /// Called once after the request was given to an endpoint, and only then. For scorers that
-    /// remember; it runs on the request path too.
-    fn picked(&self, _request: &InferenceRequest, _pick: &Pick<'_>) {}
+    /// remember, or that tell the client or the engine something by a header; it runs on the request path too.
+    ///
+    /// Each plugin is told of the pick of every profile that it is in.
+    fn picked(&self, _request: &InferenceRequest, _pick: &Pick<'_>, _headers: &mut PickHeaders) {}
 }
 
 /// Chooses among the scored endpoints.

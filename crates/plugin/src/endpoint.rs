@@ -118,6 +118,23 @@ pub struct InFlight {
     pub prompt_tokens: u64,
 }
 
+/// Where an endpoint stands with the LoRA adapter that a request asks for, by the engine's last metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AdapterState {
+    /// The engine tells nothing of adapters, or was never scraped.
+    #[default]
+    Unknown,
+    /// Requests for the adapter are running: it is loaded.
+    Active,
+    /// Not loaded, and fewer adapters are running or waited for than the engine can hold.
+    Room,
+    /// No room, but requests for it already wait.
+    Waiting,
+    /// No room, and nobody waits for it.
+    Full,
+}
+
 /// How much of the request's prompt an endpoint already holds in its KV cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PrefixMatch {

@@ -6,8 +6,9 @@
 //! synchronous, can't fail, and works on all rows of the table in one call.
 //!
 //! The signals in the table are the host's: metrics with their age ([`MetricsState`]), our own
-//! in-flight counts ([`InFlight`]), and prefix matches ([`PrefixMatch`]), of which there is one column per
-//! named producer that somebody asked for ([`BuildContext::prefix_match`]).
+//! in-flight counts ([`InFlight`]), and columns that are there only if somebody asked for them while being built:
+//! prefix matches ([`PrefixMatch`]) per named producer ([`BuildContext::prefix_match`]), numeric attributes
+//! ([`BuildContext::attribute`]), and where an engine stands with a LoRA adapter ([`BuildContext::adapters`]).
 
 mod build;
 mod candidates;
@@ -19,9 +20,14 @@ mod request;
 pub mod testing;
 
 pub use build::{BuildContext, BuildError, Needs, Plugin, PluginKind, Task};
-pub use candidates::{Candidates, CandidatesBuilder, ColumnMismatch, Pick, PrefixColumn};
+pub use candidates::{
+    AdapterColumn, AttributeColumn, Candidates, CandidatesBuilder, ColumnMismatch, Pick, PickHeaders,
+    PrefixColumn,
+};
 pub use contract::{Filter, Picker, Scorer};
-pub use endpoint::{Endpoint, EndpointId, EndpointMetrics, InFlight, MetricsState, PrefixMatch};
+pub use endpoint::{
+    AdapterState, Endpoint, EndpointId, EndpointMetrics, InFlight, MetricsState, PrefixMatch,
+};
 pub use parameters::{NoParameters, Parameter};
 pub use registry::{DuplicateType, PluginType, Registry};
 pub use request::InferenceRequest;

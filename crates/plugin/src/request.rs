@@ -17,12 +17,20 @@ pub struct InferenceRequest {
     pub target_model: Arc<str>,
     /// The request's headers.
     pub headers: HeaderMap,
-    /// Length of the prompt in tokens; `None` if the prompt couldn't be tokenised.
+    /// Length of the prompt in tokens; `None` if it isn't known.
     pub prompt_tokens: Option<u32>,
+    /// Whether [`prompt_tokens`](Self::prompt_tokens) is an estimate from the text's length.
+    pub prompt_tokens_estimated: bool,
+    /// Most tokens that the client wants to be generated, if it says so.
+    pub max_tokens: Option<u32>,
+    /// Images, sounds and videos in the prompt.
+    pub media_parts: u32,
     /// Whether the client wants a streamed response.
     pub stream: bool,
     /// Priority by the request's objective; higher is more important, 0 is the usual one.
     pub priority: i32,
+    /// What the host's producers know of the request beside this; see [`attribute`](Self::attribute).
+    pub attributes: Vec<(Arc<str>, Arc<str>)>,
 }
 
 impl InferenceRequest {
@@ -35,8 +43,18 @@ impl InferenceRequest {
             model,
             headers: HeaderMap::new(),
             prompt_tokens: None,
+            prompt_tokens_estimated: false,
+            max_tokens: None,
+            media_parts: 0,
             stream: false,
             priority: 0,
+            attributes: Vec::new(),
         }
+    }
+
+    /// What a producer of the host says of this request, by the producer's key `<data type>/<producer name>`: for
+    /// example `SessionID/session-id-producer`.
+    pub fn attribute(&self, key: &str) -> Option<&str> {
+        self.attributes.iter().find(|(name, _)| **name == *key).map(|(_, value)| &**value)
     }
 }

@@ -31,8 +31,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::{
-    BuildContext, BuildError, Candidates, Endpoint, EndpointId, EndpointMetrics, Filter, InFlight,
-    InferenceRequest, MetricsState, Needs, Picker, Plugin, PrefixMatch, Registry, Scorer,
+    AdapterState, BuildContext, BuildError, Candidates, Endpoint, EndpointId, EndpointMetrics, Filter,
+    InFlight, InferenceRequest, MetricsState, Needs, Picker, Plugin, PrefixMatch, Registry, Scorer,
 };
 
 /// One row of a [`CandidatesFixture`].
@@ -43,6 +43,8 @@ pub struct Row {
     metrics: MetricsState,
     in_flight: InFlight,
     prefix_matches: Vec<PrefixMatch>,
+    attributes: Vec<Option<f64>>,
+    adapter: AdapterState,
 }
 
 impl Row {
@@ -98,6 +100,21 @@ impl Row {
         self.prefix_matches.push(PrefixMatch::new(matched_blocks, total_blocks, block_size_tokens));
         self
     }
+
+    /// The same row with a value for one more attribute column: the first call is for the attribute that was asked
+    /// for first. A row with fewer values than others has none in the missing columns.
+    #[must_use]
+    pub fn attribute(mut self, value: impl Into<Option<f64>>) -> Self {
+        self.attributes.push(value.into());
+        self
+    }
+
+    /// The same row, which stands so with the request's LoRA adapter.
+    #[must_use]
+    pub fn adapter(mut self, adapter: AdapterState) -> Self {
+        self.adapter = adapter;
+        self
+    }
 }
 
 /// A table of candidates that owns its rows.
@@ -107,6 +124,9 @@ pub struct CandidatesFixture {
     metrics: Vec<MetricsState>,
     in_flight: Vec<InFlight>,
     prefix_matches: Vec<PrefixMatch>,
+    attributes: Vec<Option<f64>>,
+    adapters: Vec<AdapterState>,
+    peer: Option<Arc<Endpoint>>,
 }
 
 impl CandidatesFixture {
@@ -117,12 +137,25 @@ impl CandidatesFixture {
         let column = |column: usize| {
             rows.iter().map(move |row| row.prefix_matches.get(column).copied().unwrap_or_default())
         };
+        let attributes = rows.iter().map(|row| row.attributes.len()).max().unwrap_or(0);
+        let attribute =
+            |column: usize| rows.iter().map(move |row| row.attributes.get(column).copied().flatten());
         Self {
+            peer: None,
+            attributes: (0..attributes).flat_map(attribute).collect(),
+            adapters: rows.iter().map(|row| row.adapter).collect(),
             prefix_matches: (0..columns).flat_map(column).collect(),
             metrics: rows.iter().map(|row| row.metrics).collect(),
             in_flight: rows.iter().map(|row| row.in_flight).collect(),
             endpoints: (0u32..).zip(&rows).map(|(id, row)| Arc::new(endpoint(id, row))).collect(),
         }
+    }
+
+    /// The same table for a profile that runs after another one picked `peer`.
+    #[must_use]
+    pub fn after(mut self, peer: Endpoint) -> Self {
+        self.peer = Some(Arc::new(peer));
+        self
     }
 
     /// The table, borrowed.
@@ -136,6 +169,9 @@ impl CandidatesFixture {
             .metrics(&self.metrics)
             .in_flight(&self.in_flight)
             .prefix_matches(&self.prefix_matches)
+            .attributes(&self.attributes)
+            .adapters(&self.adapters)
+            .peer(self.peer.as_ref())
             .build()
             .expect("columns of one length")
     }
@@ -202,6 +238,48 @@ pub fn build_scorer(
 ) -> Result<Arc<dyn Scorer>, BuildError> {
     match build(registry, plugin_type, parameters)? {
         Plugin::Scorer(scorer) => Ok(scorer),
+        other => panic!("{plugin_type} is a {}", other.kind()),
+    }
+}
+
+/// Builds a filter as the host does.
+///
+/// # Errors
+///
+/// What [`Registry::build`] says.
+///
+/// # Panics
+///
+/// If the type isn't a filter.
+#[allow(clippy::panic, reason = "for tests only")]
+pub fn build_filter(
+    registry: &Registry,
+    plugin_type: &str,
+    parameters: Value,
+) -> Result<Arc<dyn Filter>, BuildError> {
+    match build(registry, plugin_type, parameters)? {
+        Plugin::Filter(filter) => Ok(filter),
+        other => panic!("{plugin_type} is a {}", other.kind()),
+    }
+}
+
+/// Builds a picker as the host does.
+///
+/// # Errors
+///
+/// What [`Registry::build`] says.
+///
+/// # Panics
+///
+/// If the type isn't a picker.
+#[allow(clippy::panic, reason = "for tests only")]
+pub fn build_picker(
+    registry: &Registry,
+    plugin_type: &str,
+    parameters: Value,
+) -> Result<Arc<dyn Picker>, BuildError> {
+    match build(registry, plugin_type, parameters)? {
+        Plugin::Picker(picker) => Ok(picker),
         other => panic!("{plugin_type} is a {}", other.kind()),
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use warmroute_plugin::testing::{CandidatesFixture, Row, build, build_scorer, kept, picked, request, scores};
 use warmroute_plugin::{
     BuildContext, BuildError, Candidates, DuplicateType, Endpoint, EndpointId, Filter, InferenceRequest,
-    Needs, NoParameters, Pick, Picker, PluginKind, PrefixColumn, Registry, Scorer,
+    Needs, NoParameters, Pick, PickHeaders, Picker, PluginKind, PrefixColumn, Registry, Scorer,
 };
 
 fn register(registry: &mut Registry) -> Result<(), DuplicateType> {
@@ -60,7 +60,7 @@ impl Scorer for AcmeScorer {
         }
     }
 
-    fn picked(&self, _: &InferenceRequest, pick: &Pick<'_>) {
+    fn picked(&self, _: &InferenceRequest, pick: &Pick<'_>, _: &mut PickHeaders) {
         *self.last.lock().unwrap() = Some(pick.endpoint().id);
     }
 }
@@ -107,7 +107,7 @@ fn a_scorer_reads_its_column_and_remembers_its_picks() {
     assert_eq!(scores(&*scorer, &table), [0.25, 0.5]);
     let pick = Pick::try_new("default", table.candidates(), &[1, 0]).unwrap();
     assert_eq!((&*pick.endpoint().name, pick.endpoints().len()), ("default/b-rank-0", 2));
-    scorer.picked(&request(), &pick);
+    scorer.picked(&request(), &pick, &mut PickHeaders::default());
     assert_eq!(scores(&*scorer, &table), [0.25, 1.0]);
     assert!(Pick::try_new("default", table.candidates(), &[2]).is_none());
     assert!(Pick::try_new("default", table.candidates(), &[]).is_none());

@@ -135,6 +135,7 @@ impl<'a> SchedulerBuilder<'a> {
     pub fn build(mut self) -> Result<BuiltScheduler, SchedulerError> {
         let tasks = self.needs.take_tasks();
         let scheduler = Scheduler::try_new(self.profiles, self.needs.prefix_producers().to_vec())?;
+        let scheduler = scheduler.with_needs(&self.needs);
         Ok(BuiltScheduler { scheduler, tasks })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use warmroute_plugin::{Candidates, InferenceRequest, Pick};
+use warmroute_plugin::{Candidates, InferenceRequest, Pick, PickHeaders};
 
 use crate::scratch::Run;
 use crate::{Profile, Scheduler};
@@ -47,13 +47,17 @@ impl<'a> Decision<'a> {
         run.order.iter().map(|&row| run.rows[row as usize] as usize)
     }
 
-    /// Tells the scorers of every profile that ran. To be called once, when the request's charge is
-    /// taken and it will really be sent.
-    pub fn report_picked(&self, request: &InferenceRequest) {
-        for run in self.profiles() {
+    /// Tells the filters and scorers of every profile that ran, and collects the headers that they want. To be
+    /// called once, when the request's charge is taken and it will really be sent.
+    pub fn report_picked(&self, request: &InferenceRequest, headers: &mut PickHeaders) {
+        for (index, run) in self.profiles().enumerate() {
             let Some(pick) = run.pick() else { continue };
+            let pick = pick.primary(index == self.primary);
+            for filter in &run.profile.filters {
+                filter.filter.picked(request, &pick, headers);
+            }
             for scorer in &run.profile.scorers {
-                scorer.scorer.picked(request, &pick);
+                scorer.scorer.picked(request, &pick, headers);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use warmroute_plugin::{Candidates, InferenceRequest};
+use warmroute_plugin::{Candidates, InferenceRequest, Needs};
 
 use crate::scratch::RunError;
 use crate::{Decision, Profile, Scratch};
@@ -12,6 +12,8 @@ use crate::{Decision, Profile, Scratch};
 pub struct Scheduler {
     profiles: Vec<Profile>,
     prefix_producers: Vec<String>,
+    attributes: Vec<String>,
+    reads_adapters: bool,
 }
 
 /// Why a scheduler can't be made.
@@ -62,8 +64,9 @@ pub enum ScheduleError {
         /// The picker.
         picker: Arc<str>,
     },
-    /// The table doesn't have the columns of [`Scheduler::prefix_producers`]: a mistake of the host.
-    #[error("the table has {found} prefix columns and the plugins read {needed}")]
+    /// The table doesn't have the columns of [`Scheduler::prefix_producers`] or [`Scheduler::attributes`]: a mistake
+    /// of the host.
+    #[error("the table has {found} columns of a kind of which the plugins read {needed}")]
     MissingColumns {
         /// Columns that the plugins asked for.
         needed: usize,
@@ -91,7 +94,23 @@ impl Scheduler {
                 return Err(SchedulerError::Weight { profile, scorer, weight });
             }
         }
-        Ok(Self { profiles, prefix_producers })
+        Ok(Self { profiles, prefix_producers, attributes: Vec::new(), reads_adapters: false })
+    }
+
+    /// The same scheduler, whose table has what the plugins asked for while they were built beside prefix matches.
+    #[must_use]
+    pub fn with_needs(self, needs: &Needs) -> Self {
+        Self { attributes: needs.attributes().to_vec(), reads_adapters: needs.adapters(), ..self }
+    }
+
+    /// Keys of the attributes whose columns the table needs, in the order of the columns.
+    pub fn attributes(&self) -> &[String] {
+        &self.attributes
+    }
+
+    /// Whether the table needs the column of adapters.
+    pub fn reads_adapters(&self) -> bool {
+        self.reads_adapters
     }
 
     /// The profiles.
@@ -123,6 +142,10 @@ impl Scheduler {
             return Err(ScheduleError::NoCandidates);
         }
         let (needed, found) = (self.prefix_producers.len(), table.prefix_columns());
+        if found < needed {
+            return Err(ScheduleError::MissingColumns { needed, found });
+        }
+        let (needed, found) = (self.attributes.len(), table.attribute_columns());
         if found < needed {
             return Err(ScheduleError::MissingColumns { needed, found });
         }

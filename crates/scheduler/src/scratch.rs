@@ -1,6 +1,8 @@
 //! The memory that decisions are made in.
 
-use warmroute_plugin::{Candidates, ColumnMismatch, InFlight, InferenceRequest, MetricsState, PrefixMatch};
+use warmroute_plugin::{
+    AdapterState, Candidates, ColumnMismatch, InFlight, InferenceRequest, MetricsState, PrefixMatch,
+};
 
 use crate::Profile;
 
@@ -37,6 +39,8 @@ pub(crate) struct Run {
     metrics: Vec<MetricsState>,
     in_flight: Vec<InFlight>,
     prefix_matches: Vec<PrefixMatch>,
+    attributes: Vec<Option<f64>>,
+    adapters: Vec<AdapterState>,
     keep: Vec<bool>,
     /// One scorer after the other: its score of every kept row, clamped.
     pub(crate) scores: Vec<f64>,
@@ -62,7 +66,13 @@ impl Run {
         if !self.compacted {
             return *table;
         }
-        compacted(table, &self.rows, &self.metrics, &self.in_flight, &self.prefix_matches).unwrap_or(*table)
+        self.compacted_of(table).unwrap_or(*table)
+    }
+
+    fn compacted_of<'a>(&'a self, table: &Candidates<'a>) -> Result<Candidates<'a>, ColumnMismatch> {
+        let columns = table.select(&self.rows).metrics(&self.metrics).in_flight(&self.in_flight);
+        let columns = columns.prefix_matches(&self.prefix_matches);
+        columns.attributes(&self.attributes).adapters(&self.adapters).build()
     }
 
     pub(crate) fn decide(
@@ -125,6 +135,16 @@ impl Run {
             let column = table.prefix_column(column);
             self.prefix_matches.extend(rows.clone().map(|row| column[row]));
         }
+        self.attributes.clear();
+        for column in 0..table.attribute_columns() {
+            let column = table.attribute_column(column);
+            self.attributes.extend(rows.clone().map(|row| column[row]));
+        }
+        self.adapters.clear();
+        let adapters = table.adapter_column();
+        if !adapters.is_empty() {
+            self.adapters.extend(rows.map(|row| adapters[row]));
+        }
     }
 
     fn score(&mut self, profile: &Profile, request: &InferenceRequest, table: &Candidates<'_>) {
@@ -175,14 +195,4 @@ impl Run {
         self.order = order;
         if self.order.is_empty() { Err(RunError::NoPick) } else { Ok(()) }
     }
-}
-
-fn compacted<'a>(
-    table: &Candidates<'a>,
-    rows: &'a [u32],
-    metrics: &'a [MetricsState],
-    in_flight: &'a [InFlight],
-    prefix_matches: &'a [PrefixMatch],
-) -> Result<Candidates<'a>, ColumnMismatch> {
-    table.select(rows).metrics(metrics).in_flight(in_flight).prefix_matches(prefix_matches).build()
 }

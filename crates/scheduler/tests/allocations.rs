@@ -5,7 +5,7 @@
 use serde_json::json;
 use warmroute_plugin::testing::{CandidatesFixture, Row, request};
 use warmroute_plugin::{
-    BuildContext, BuildError, Candidates, Filter, InferenceRequest, NoParameters, Registry,
+    BuildContext, BuildError, Candidates, Filter, InferenceRequest, NoParameters, PickHeaders, Registry,
 };
 use warmroute_scheduler::{Scheduler, SchedulerBuilder, Scratch};
 
@@ -72,7 +72,7 @@ fn a_decision_allocates_nothing_after_warm_up() {
             let then = allocation_counter::measure(|| {
                 for _ in 0..20 {
                     let decision = scheduler.decide(&request, &pool.candidates(), &mut scratch).unwrap();
-                    decision.report_picked(&request);
+                    decision.report_picked(&request, &mut PickHeaders::default());
                     assert!(decision.table_row() < rows as usize);
                     let run = decision.primary();
                     let weighted: f64 =

@@ -10,8 +10,8 @@ use proptest::{collection, option, prop_assert, prop_assert_eq, proptest};
 use warmroute_builtin::MaxScorePicker;
 use warmroute_plugin::testing::{CandidatesFixture, Row, request};
 use warmroute_plugin::{
-    BuildContext, Candidates, Filter, InferenceRequest, MetricsState, Needs, Pick, Picker, PrefixMatch,
-    Scorer,
+    BuildContext, Candidates, Filter, InferenceRequest, MetricsState, Needs, Pick, PickHeaders, Picker,
+    PrefixMatch, Scorer,
 };
 use warmroute_scheduler::{
     NamedFilter, NamedPicker, Profile, ScheduleError, Scheduler, SchedulerError, Scratch, WeightedScorer,
@@ -32,7 +32,7 @@ impl Scorer for TableScorer {
         }
     }
 
-    fn picked(&self, _: &InferenceRequest, pick: &Pick<'_>) {
+    fn picked(&self, _: &InferenceRequest, pick: &Pick<'_>, _: &mut PickHeaders) {
         self.picked.store(pick.endpoint().id.0 + 1, Ordering::Relaxed);
     }
 }
@@ -163,7 +163,7 @@ fn scorers_learn_of_the_pick_when_told() {
     let (pool, mut scratch) = (pool(3), Scratch::new());
     let decision = scheduler.decide(&request(), &pool.candidates(), &mut scratch).unwrap();
     assert_eq!(scorer.picked.load(Ordering::Relaxed), 0);
-    decision.report_picked(&request());
+    decision.report_picked(&request(), &mut PickHeaders::default());
     assert_eq!(scorer.picked.load(Ordering::Relaxed), 3);
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use warmroute_kv_index::KvIndex;
-use warmroute_plugin::{Endpoint, InferenceRequest};
+use warmroute_plugin::{Endpoint, InferenceRequest, PickHeaders};
 use warmroute_scheduler::{Decision, ScheduleError, Scratch};
 
 use crate::engine_events::{Expectation, Expectations};
@@ -50,6 +50,8 @@ pub struct Decided {
     pub charge: Charge,
     /// What the engine is expected to hold because of this.
     pub expectation: Option<Expectation>,
+    /// Headers that the plugins want to have set.
+    pub headers: PickHeaders,
     /// For the receipt.
     pub explanation: Explanation,
 }
@@ -153,6 +155,7 @@ impl Decider {
             let found = signals.look_up(&self.index, &snapshot, prompt, columns, &self.metrics);
             self.metrics.index.hits.inc_by(u64::from(found));
         }
+        signals.read_attributes(&policy.scheduler);
         let candidates = signals.candidates(&snapshot.endpoints)?;
         let decision = policy.scheduler.decide(request, &candidates, scratch)?;
         Ok(self.charge(request, prompt, policy.expects_for, &snapshot, signals, &decision))
@@ -182,6 +185,7 @@ impl Decider {
             endpoints: vec![state.endpoint.clone()],
             charge: state.load.charge(prompt_tokens),
             expectation: None,
+            headers: PickHeaders::default(),
             explanation: Explanation { considered: rows.len(), ..Explanation::default() },
         })
     }
@@ -214,8 +218,9 @@ impl Decider {
         // What the engine has to compute: the rest is in its cache, or will be when it gets there.
         let uncached = request.prompt_tokens.unwrap_or(0).saturating_sub(explanation.expected_cached_tokens);
         let charge = state.load.charge(u64::from(uncached));
-        decision.report_picked(request);
+        let mut headers = PickHeaders::default();
+        decision.report_picked(request, &mut headers);
         let picked = decision.table_rows().map(|row| snapshot.endpoints[signals.pool_row(row)].clone());
-        Decided { endpoints: picked.collect(), charge, expectation, explanation }
+        Decided { endpoints: picked.collect(), charge, expectation, headers, explanation }
     }
 }

@@ -123,6 +123,8 @@ impl Picker {
                 let lease = Lease::new(decided.charge, decided.expectation, running);
                 let mut picked = Picked::new(String::new(), lease);
                 picked.destinations = endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+                picked.set_headers = header_list(&decided.headers.request);
+                picked.response_headers = header_list(&decided.headers.response);
                 Ok(picked)
             }
             Err(refusal) => {
@@ -237,6 +239,14 @@ fn inference_request(request: &HttpRequest, read: &ReadRequest) -> InferenceRequ
     inference_request.prompt_tokens = read.prompt.as_ref().map(|prompt| prompt.total_tokens());
     inference_request.stream = read.stream;
     inference_request
+}
+
+/// The headers of a plugin as the stream takes them; values that are no text are left out.
+fn header_list(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text = |(name, value): (&HeaderName, &HeaderValue)| {
+        Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+    };
+    headers.iter().filter_map(text).collect()
 }
 
 /// The headers as plugins get them; pseudo-headers and ones that aren't valid HTTP are left out.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use warmroute_kv_index::{EngineSlot, KvIndex, LookupScratch, Match, predicted_cached_tokens};
-use warmroute_plugin::{Candidates, ColumnMismatch, Endpoint, InFlight, MetricsState, PrefixMatch};
+use warmroute_plugin::{
+    AdapterState, Candidates, ColumnMismatch, Endpoint, InFlight, MetricsState, PrefixMatch,
+};
+use warmroute_scheduler::Scheduler;
 
 use crate::metrics::Metrics;
 use crate::pool::PoolSnapshot;
@@ -19,6 +22,10 @@ pub(super) struct Signals {
     pub(super) in_flight: Vec<InFlight>,
     /// One column after the other; all are the same as long as there is one producer.
     prefix: Vec<PrefixMatch>,
+    /// One column after the other, in the scheduler's order.
+    attributes: Vec<Option<f64>>,
+    /// Empty unless a plugin reads it.
+    adapters: Vec<AdapterState>,
     /// Per prompt, then per row: what the look-up found.
     found: Vec<Match>,
     lookup: LookupColumns,
@@ -130,6 +137,17 @@ impl Signals {
         }
     }
 
+    /// Fills the columns that plugins asked for beside prefix matches.
+    pub(super) fn read_attributes(&mut self, scheduler: &Scheduler) {
+        let rows = self.rows.len();
+        self.attributes.clear();
+        self.attributes.resize(rows * scheduler.attributes().len(), None);
+        self.adapters.clear();
+        if scheduler.reads_adapters() {
+            self.adapters.resize(rows, AdapterState::Unknown);
+        }
+    }
+
     fn known_blocks_at_best(&self, prompts: usize) -> u32 {
         (0..self.rows.len())
             .map(|row| self.blocks(row, prompts, |found| found.known_blocks))
@@ -183,6 +201,8 @@ impl Signals {
             .metrics(&self.metrics)
             .in_flight(&self.in_flight)
             .prefix_matches(&self.prefix)
+            .attributes(&self.attributes)
+            .adapters(&self.adapters)
             .build()
     }
 }

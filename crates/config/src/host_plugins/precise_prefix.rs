@@ -1,0 +1,162 @@
+//! `precise-prefix-cache-producer`.
+
+use std::time::Duration;
+
+use super::PORT;
+use crate::PrefixProducerSpec;
+use crate::fields::{Fields, Mistakes};
+use crate::plugins::Declared;
+use crate::yaml::Node;
+
+impl PrefixProducerSpec {
+    /// The producer with its defaults. Two differ from the peer's, on purpose: what was just picked is expected
+    /// (otherwise a burst of one prompt scatters), and every topic is taken (an engine's own default topic is
+    /// empty, which the peer's `kv@` silently leaves out).
+    pub(crate) fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            speculative_indexing: true,
+            speculative_ttl: Duration::from_secs(2),
+            topic_filter: String::new(),
+            concurrency: 4,
+            socket_port: None,
+        }
+    }
+}
+/// `precise-prefix-cache-producer`.
+pub(crate) fn prefix_producer(declared: &Declared<'_>, mistakes: &mut Mistakes) -> PrefixProducerSpec {
+    let mut spec = PrefixProducerSpec::new(&declared.name);
+    let Some(node) = declared.parameters else { return spec };
+    let mut fields = Fields::of(node, &declared.name, mistakes);
+    if let Some((value, _)) = fields.boolean("speculativeIndexing", mistakes) {
+        spec.speculative_indexing = value;
+    }
+    if let Some((value, place)) = fields.duration("speculativeTTL", mistakes) {
+        spec.speculative_ttl = value;
+        if value.is_zero() {
+            mistakes.at(place, "speculativeTTL must be more than 0");
+        }
+    }
+    if let Some(node) = fields.node("tokenProcessorConfig") {
+        token_processor(node, mistakes);
+    }
+    if let Some(node) = fields.node("indexerConfig") {
+        indexer(node, mistakes);
+    }
+    if let Some(node) = fields.node("kvEventsConfig") {
+        kv_events(node, &mut spec, mistakes);
+    }
+    fields.finish(mistakes);
+    spec
+}
+
+fn token_processor(node: &Node, mistakes: &mut Mistakes) {
+    let mut fields = Fields::of(node, "tokenProcessorConfig", mistakes);
+    for name in ["blockSizeTokens", "blockSize"] {
+        if let Some((_, place)) = fields.whole(name, 1..=u64::MAX, mistakes) {
+            mistakes
+                .notice(place, format!("{name} isn't used: blocks are indexed in each engine's own size"));
+        }
+    }
+    for name in ["hashSeed", "hashAlgorithm"] {
+        if let Some((_, place)) = fields.text(name, mistakes) {
+            mistakes.notice(
+                place,
+                format!("{name} isn't used: blocks are keyed by their tokens, not by the engine's hash"),
+            );
+        }
+    }
+    fields.finish(mistakes);
+}
+
+fn indexer(node: &Node, mistakes: &mut Mistakes) {
+    let mut fields = Fields::of(node, "indexerConfig", mistakes);
+    if let Some(node) = fields.node("kvBlockIndexConfig") {
+        block_index(node, mistakes);
+    }
+    if let Some(node) = fields.node("kvCacheBackendConfigs") {
+        let message = "weights of cache tiers come later";
+        mistakes.hinted(node.place, message, "remove kvCacheBackendConfigs; every tier counts alike");
+    }
+    if let Some(node) = fields.node("tokenizersPoolConfig") {
+        mistakes.hinted(node.place, "tokenizersPoolConfig is not available here", "use token-producer");
+    }
+    fields.finish(mistakes);
+}
+
+fn block_index(node: &Node, mistakes: &mut Mistakes) {
+    let mut fields = Fields::of(node, "kvBlockIndexConfig", mistakes);
+    if let Some(node) = fields.node("inMemoryConfig") {
+        let mut fields = Fields::of(node, "inMemoryConfig", mistakes);
+        for name in ["size", "podCacheSize"] {
+            if let Some((_, place)) = fields.whole(name, 1..=u64::MAX, mistakes) {
+                let message = format!(
+                    "{name} isn't used: the index holds what the engines hold, and no holder is evicted"
+                );
+                mistakes.notice(place, message);
+            }
+        }
+        fields.finish(mistakes);
+    }
+    for name in ["redisConfig", "costAwareMemoryConfig"] {
+        if let Some(node) = fields.node(name) {
+            mistakes.hinted(
+                node.place,
+                format!("{name} is not available"),
+                "remove it; the index is in memory",
+            );
+        }
+    }
+    if let Some((_, place)) = fields.boolean("enableMetrics", mistakes) {
+        mistakes.notice(place, "enableMetrics isn't used: the index always has metrics");
+    }
+    if let Some((_, place)) = fields.duration("metricsLoggingInterval", mistakes) {
+        mistakes.notice(place, "metricsLoggingInterval isn't used: read the metrics page");
+    }
+    fields.finish(mistakes);
+}
+
+fn kv_events(node: &Node, spec: &mut PrefixProducerSpec, mistakes: &mut Mistakes) {
+    let mut fields = Fields::of(node, "kvEventsConfig", mistakes);
+    if let Some(node) = fields.node("zmqEndpoint") {
+        let message = "zmqEndpoint is not available yet: every engine is subscribed to at its own address, \
+                       so that a lost event is noticed per engine";
+        let hint = "remove it, let each engine publish on its own port and name that in podDiscoveryConfig.socketPort";
+        mistakes.hinted(node.place, message, hint);
+    }
+    if let Some((topic, _)) = fields.text("topicFilter", mistakes) {
+        spec.topic_filter = topic.to_owned();
+    }
+    if let Some((concurrency, _)) = fields.whole("concurrency", 1..=1024, mistakes) {
+        spec.concurrency = concurrency as u32;
+    }
+    if let Some((false, place)) = fields.boolean("discoverPods", mistakes) {
+        mistakes.hinted(place, "without discoverPods there would be no events", "remove it");
+    }
+    if let Some((engine, place)) = fields.text("engineType", mistakes)
+        && engine != "vllm"
+    {
+        mistakes.hinted(place, format!("engineType {engine:?} is not available in this version"), "use vllm");
+    }
+    if let Some(node) = fields.node("podDiscoveryConfig") {
+        let mut fields = Fields::of(node, "podDiscoveryConfig", mistakes);
+        if let Some((port, _)) = fields.whole("socketPort", PORT, mistakes) {
+            spec.socket_port = u16::try_from(port).ok();
+        }
+        if let Some((port, place)) = fields.whole("replaySocketPort", 0..=65535, mistakes)
+            && port != 0
+        {
+            mistakes.notice(
+                place,
+                "replaySocketPort isn't used yet: after lost events an engine is followed from then on",
+            );
+        }
+        for name in ["podLabelSelector", "podNamespace"] {
+            if let Some((_, place)) = fields.text(name, mistakes) {
+                mistakes.notice(place, format!("{name} isn't used: every endpoint is subscribed to"));
+            }
+        }
+        fields.finish(mistakes);
+    }
+    fields.finish(mistakes);
+}
