@@ -17,6 +17,7 @@ mod headers;
 mod health;
 mod prefix_routing;
 mod refusals;
+mod reload;
 mod shutdown;
 mod streaming;
 mod tls;
