@@ -19,9 +19,6 @@ const PORT: std::ops::RangeInclusive<u64> = 1..=65535;
 pub(crate) fn none(declared: &Declared<'_>, mistakes: &mut Mistakes) {
     if let Some(node) = declared.parameters {
         let fields = Fields::of(node, &declared.name, mistakes);
-        fields.finish_with(
-            Some("it takes no parameters; the llm-d EPP ignores them, here nothing is ignored"),
-            mistakes,
-        );
+        fields.finish_with(Some("it takes no parameters; here nothing is ignored: remove it"), mistakes);
     }
 }

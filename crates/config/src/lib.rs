@@ -14,6 +14,7 @@ mod endpoints;
 mod fields;
 mod host_plugins;
 mod known_types;
+mod peer_type_list;
 mod peer_types;
 mod place;
 mod plugins;
@@ -33,4 +34,5 @@ pub use checked::{
 };
 pub use endpoints::{ListedEndpoint, read_endpoints};
 pub use known_types::{KnownTypes, ParameterMistake, SchedulingKind};
+pub use peer_type_list::{PeerType, peer_types};
 pub use place::{ConfigError, Mistake, Notice, Place, Source};

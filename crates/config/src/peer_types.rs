@@ -83,6 +83,10 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
         ],
         "one scheduling profile decides; use single-profile-handler",
     ),
+    (
+        &["lmetric-scorer"],
+        "it is in an experimental image of the EPP only; use prefix-cache-scorer with queue-scorer",
+    ),
     (&["multicluster-queue-scorer"], "remove it or use queue-scorer"),
     (&["multicluster-kv-cache-utilization-scorer"], "remove it or use kv-cache-utilization-scorer"),
     (
