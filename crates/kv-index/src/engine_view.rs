@@ -3,9 +3,11 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
+use smallvec::SmallVec;
 use warmroute_kv_events::{BlocksRemoved, BlocksStored, EngineHash, EventBatch, ExtraKey, KvEvent, SpecKind};
 
 use crate::block_keys::{Adapter, KeyChain, chain_seed};
+use crate::runs::Place;
 use crate::{BlockKey, EngineSlot, KvIndex};
 
 /// What became of the events of a batch (or of several, by `+=`).
@@ -69,18 +71,19 @@ impl AddAssign for Applied {
 pub struct EngineView {
     index: Arc<KvIndex>,
     slot: EngineSlot,
-    blocks: HashMap<EngineHash, Held>,
+    /// By the engine's name of a block, where it is.
+    blocks: HashMap<u64, Place>,
+    /// How many copies beyond the first, of the blocks of which there are several.
+    more_copies: HashMap<u64, u32>,
     /// Keys that several engine hashes stand for, with how many there are beyond the first: an engine may hash in
     /// more than decides the content.
     shared_keys: HashMap<BlockKey, u32>,
     /// 0 until known.
     block_size_tokens: u32,
     groups: Groups,
-}
-
-struct Held {
-    key: BlockKey,
-    copies: u32,
+    /// Names and keys of blocks that are about to be put into the index; kept for their memory.
+    new_blocks: Vec<(u64, BlockKey)>,
+    new_keys: Vec<BlockKey>,
 }
 
 /// Which KV cache groups the engine has announced.
@@ -99,6 +102,9 @@ impl EngineView {
             index,
             slot,
             blocks: HashMap::new(),
+            more_copies: HashMap::new(),
+            new_blocks: Vec::new(),
+            new_keys: Vec::new(),
             shared_keys: HashMap::new(),
             block_size_tokens: 0,
             groups: Groups::None,
@@ -154,13 +160,14 @@ impl EngineView {
     }
 
     fn purge(&mut self) {
-        for held in self.blocks.values() {
-            self.index.release(held.key, self.slot);
+        for place in self.blocks.values() {
+            self.index.runs.release_run(*place, self.slot.index);
         }
         self.index.free_entries(self.blocks.len());
         // An engine refills its cache, so the memory is kept for it.
         self.blocks.clear();
         self.shared_keys.clear();
+        self.more_copies.clear();
     }
 
     fn note_group(&mut self, stored: &BlocksStored) {
@@ -203,35 +210,72 @@ impl EngineView {
             self.block_size_tokens = stored.block_size_tokens;
             self.index.slots.set_block_size(self.slot, stored.block_size_tokens);
         }
-        let mut chain = KeyChain::after(start.parent);
+        let mut chain = KeyChain::after(start.key);
+        let (mut place, mut is_broken) = (start.place, false);
         let blocks = stored.token_ids.chunks_exact(stored.block_size_tokens as usize);
         for (position, (hash, tokens)) in stored.hashes.iter().zip(blocks).enumerate() {
             let salt_position = start.salt_position.filter(|_| position == 0);
             let key = chain.next_block(tokens, block_extras(stored, position, salt_position));
-            self.store_block(*hash, key, applied);
+            let name = hash.low_u64();
+            if let Some(held) = self.blocks.get(&name).copied() {
+                self.hold_new(place, applied);
+                self.hold_copy(name, held, key, applied);
+                (place, is_broken) = (Some(held), false);
+            } else if !is_broken && self.index.reserve_entry() {
+                self.new_blocks.push((name, key));
+            } else {
+                // What comes after a block that was left out has no place either.
+                if is_broken {
+                    self.index.refuse_block();
+                }
+                applied.refused_blocks += 1;
+                is_broken = true;
+            }
+        }
+        self.hold_new(place, applied);
+    }
+
+    /// Puts the new blocks into the index, the first of them after `parent`.
+    fn hold_new(&mut self, parent: Option<Place>, applied: &mut Applied) {
+        if self.new_blocks.is_empty() {
+            return;
+        }
+        let Self { index, slot, blocks, shared_keys, new_blocks, new_keys, .. } = self;
+        new_keys.clear();
+        new_keys.extend(new_blocks.iter().map(|(_, key)| *key));
+        let mut news = new_blocks.iter();
+        let mut twice: SmallVec<[Place; 1]> = SmallVec::new();
+        index.hold(parent, new_keys, *slot, |place, is_new| {
+            let Some((name, key)) = news.next() else { return };
+            match blocks.entry(*name) {
+                Entry::Vacant(entry) => {
+                    entry.insert(place);
+                    if !is_new {
+                        *shared_keys.entry(*key).or_insert(0) += 1;
+                    }
+                    applied.stored_blocks += 1;
+                }
+                // One name for two blocks of one event: the first one counts.
+                Entry::Occupied(_) => {
+                    index.free_entries(1);
+                    applied.key_conflicts += 1;
+                    if is_new {
+                        twice.push(place);
+                    }
+                }
+            }
+        });
+        self.new_blocks.clear();
+        for place in twice {
+            self.index.runs.release(place, self.slot.index);
         }
     }
 
-    fn store_block(&mut self, hash: EngineHash, key: BlockKey, applied: &mut Applied) {
-        match self.blocks.entry(hash) {
-            Entry::Occupied(mut held) => {
-                let held = held.get_mut();
-                held.copies = held.copies.saturating_add(1);
-                applied.stored_copies += 1;
-                applied.key_conflicts += u64::from(held.key != key);
-            }
-            Entry::Vacant(place) => {
-                if !self.index.reserve_entry() {
-                    applied.refused_blocks += 1;
-                    return;
-                }
-                place.insert(Held { key, copies: 1 });
-                if !self.index.hold(key, self.slot) {
-                    *self.shared_keys.entry(key).or_insert(0) += 1;
-                }
-                applied.stored_blocks += 1;
-            }
-        }
+    fn hold_copy(&mut self, name: u64, held: Place, key: BlockKey, applied: &mut Applied) {
+        let copies = self.more_copies.entry(name).or_insert(0);
+        *copies = copies.saturating_add(1);
+        applied.stored_copies += 1;
+        applied.key_conflicts += u64::from(self.index.runs.key_at(held) != Some(key));
     }
 
     fn remove(&mut self, removed: &BlocksRemoved, applied: &mut Applied) {
@@ -249,33 +293,43 @@ impl EngineView {
     }
 
     fn remove_block(&mut self, hash: EngineHash, applied: &mut Applied) {
-        let Entry::Occupied(mut held) = self.blocks.entry(hash) else {
+        let name = hash.low_u64();
+        let Entry::Occupied(held) = self.blocks.entry(name) else {
             applied.unknown_removed_blocks += 1;
             return;
         };
-        if held.get().copies > 1 {
-            held.get_mut().copies -= 1;
+        if !self.more_copies.is_empty()
+            && let Entry::Occupied(mut copies) = self.more_copies.entry(name)
+        {
+            *copies.get_mut() -= 1;
+            if *copies.get() == 0 {
+                copies.remove();
+            }
             applied.removed_copies += 1;
             return;
         }
-        let key = held.remove().key;
+        let place = held.remove();
         self.index.free_entries(1);
         applied.removed_blocks += 1;
-        if let Entry::Occupied(mut others) = self.shared_keys.entry(key) {
+        if !self.shared_keys.is_empty()
+            && let Some(key) = self.index.runs.key_at(place)
+            && let Entry::Occupied(mut others) = self.shared_keys.entry(key)
+        {
             *others.get_mut() -= 1;
             if *others.get() == 0 {
                 others.remove();
             }
-        } else {
-            self.index.release(key, self.slot);
+            return;
         }
+        self.index.runs.release(place, self.slot.index);
     }
 
     /// What the first block's key goes on from; `None` if the parent isn't known.
     fn chain_start(&self, stored: &BlocksStored) -> Option<ChainStart> {
         if let Some(parent) = stored.parent {
-            if let Some(held) = self.blocks.get(&parent) {
-                return Some(ChainStart { parent: held.key, salt_position: None });
+            if let Some(held) = self.blocks.get(&parent.low_u64()) {
+                let key = self.index.runs.key_at(*held)?;
+                return Some(ChainStart { key, place: Some(*held), salt_position: None });
             }
             // Some emitters write 0 for none.
             if parent != EngineHash::from_u64(0) {
@@ -289,8 +343,8 @@ impl EngineView {
         };
         let salt = salt_in_extras(stored);
         let cache_salt = stored.cache_salt.as_deref().or(salt.map(|(_, text)| text));
-        let parent = chain_seed(stored.block_size_tokens, adapter, cache_salt);
-        Some(ChainStart { parent, salt_position: salt.map(|(position, _)| position) })
+        let key = chain_seed(stored.block_size_tokens, adapter, cache_salt);
+        Some(ChainStart { key, place: None, salt_position: salt.map(|(position, _)| position) })
     }
 }
 
@@ -303,7 +357,10 @@ impl Drop for EngineView {
 }
 
 struct ChainStart {
-    parent: BlockKey,
+    /// The key of the block before the first one, or what stands in for it.
+    key: BlockKey,
+    /// Where that block is.
+    place: Option<Place>,
     /// Where among the first block's extra keys the cache salt is, which the seed holds already.
     salt_position: Option<usize>,
 }

@@ -1,6 +1,7 @@
 use smallvec::SmallVec;
 
-/// The slots that hold one block: a short list, or a bit set once there are many.
+/// The slots that hold something: a short list, or a bit set once there are many.
+#[derive(Clone)]
 pub(crate) enum Holders {
     Few(SmallVec<[u32; 4]>),
     Many(Box<[u64]>),
@@ -11,9 +12,19 @@ const FEW: usize = 16;
 /// Back to a list from this few on; apart from [`FEW`] so that a holder that comes and goes doesn't rebuild it.
 const FEW_AGAIN: usize = 8;
 
-impl Holders {
-    pub(crate) fn new() -> Self {
+impl Default for Holders {
+    fn default() -> Self {
         Self::Few(SmallVec::new())
+    }
+}
+
+impl Holders {
+    /// Whether the slot is a holder and the only one.
+    pub(crate) fn is_only(&self, slot: u32) -> bool {
+        match self {
+            Self::Few(slots) => slots.as_slice() == [slot],
+            Self::Many(_) => false,
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -140,7 +151,7 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_as_a_set(steps in prop::collection::vec((any::<bool>(), 0..200_u32), 0..300)) {
-            let (mut holders, mut model) = (Holders::new(), BTreeSet::new());
+            let (mut holders, mut model) = (Holders::default(), BTreeSet::new());
             for (insert, slot) in steps {
                 if insert {
                     prop_assert_eq!(holders.insert(slot), model.insert(slot));
@@ -164,7 +175,7 @@ mod tests {
     #[test]
     fn hundreds_of_holders_come_and_go() {
         let slots = (0..1_000_u32).rev();
-        let mut holders = Holders::new();
+        let mut holders = Holders::default();
         for slot in slots.clone() {
             assert!(holders.insert(slot));
         }

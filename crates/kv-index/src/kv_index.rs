@@ -3,18 +3,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
-use parking_lot::RwLock;
-
 use crate::expectation::Expectations;
-use crate::holders::Holders;
+use crate::lookup::common_blocks;
+use crate::runs::{Place, Runs};
 use crate::slots::Slots;
 use crate::{BlockKey, EngineSlot, EngineView, Expectation};
 
 /// What an index may grow to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexLimits {
-    /// Most blocks known over all engines: one entry per engine and block hash, about 100 bytes each. A store beyond
+    /// Most blocks known over all engines: one entry per engine and block hash, about 30 bytes each. A store beyond
     /// it is refused and counted.
     pub max_entries: usize,
     /// Most engines at a time; a lookup takes one bit per slot and block.
@@ -49,7 +47,7 @@ pub struct IndexStats {
     pub entries: usize,
     /// [`IndexLimits::max_entries`].
     pub max_entries: usize,
-    /// Different block keys.
+    /// Different block keys, with those that lie between the blocks that an engine holds and the first of a prompt.
     pub keys: usize,
     /// Engines.
     pub engines: u32,
@@ -65,31 +63,26 @@ pub struct IndexStats {
 
 /// Which engine holds which block: the concurrent prefix index of one pool.
 ///
-/// Readers never wait for an engine: writers hold one shard's lock for one block at a time. A lookup may miss what is
+/// Readers never wait for an engine: writers hold one run's lock for one event at a time. A lookup may miss what is
 /// being announced while it runs; what it does claim was announced and not yet withdrawn at some instant of it.
 pub struct KvIndex {
     limits: IndexLimits,
-    shards: Box<[RwLock<Shard>]>,
+    pub(crate) runs: Runs,
     pub(crate) slots: Slots,
     entries: AtomicUsize,
     refused_blocks: AtomicU64,
     pub(crate) expectations: Expectations,
 }
 
-/// Who holds the blocks of a part of the key space.
-pub(crate) type Shard = HashMap<BlockKey, Holders>;
-
 /// Longer ones are cut, so that no sum with a time overflows.
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-/// A power of two.
-const SHARDS: usize = 64;
 
 impl KvIndex {
     /// An empty index.
     pub fn new(limits: IndexLimits) -> Arc<Self> {
         Arc::new(Self {
             limits,
-            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            runs: Runs::new(),
             slots: Slots::new(limits.max_engines),
             entries: AtomicUsize::new(0),
             refused_blocks: AtomicU64::new(0),
@@ -142,10 +135,9 @@ impl KvIndex {
         if !self.slots.is_current(slot) {
             return None;
         }
-        let keys = keys.get(known_blocks as usize..)?;
         // No event would confirm a last block that is there already. It rarely is without those before it.
-        let blocks = keys.iter().rposition(|key| !self.is_held(*key, slot.index))? + 1;
-        self.expectations.add(slot, &keys[..blocks], now + ttl.min(LONGEST_TTL))
+        let blocks = self.last_unheld(keys, known_blocks as usize, slot.index)? + 1;
+        self.expectations.add(slot, keys.get(known_blocks as usize..blocks)?, now + ttl.min(LONGEST_TTL))
     }
 
     /// Ends an expectation: its request is over. Nothing happens if it has ended already.
@@ -158,12 +150,12 @@ impl KvIndex {
         std::iter::from_fn(|| self.expectations.end_due(now).then_some(())).count()
     }
 
-    /// How full the index is. Takes each shard's lock once.
+    /// How full the index is.
     pub fn stats(&self) -> IndexStats {
         IndexStats {
             entries: self.entries.load(Ordering::Relaxed),
             max_entries: self.limits.max_entries,
-            keys: self.shards.iter().map(|shard| shard.read().len()).sum(),
+            keys: self.runs.keys(),
             engines: self.slots.taken(),
             expected_blocks: self.expectations.blocks(),
             expectations: self.expectations.len(),
@@ -172,13 +164,19 @@ impl KvIndex {
         }
     }
 
-    pub(crate) fn shard(&self, key: BlockKey) -> &RwLock<Shard> {
-        // Bits that the maps inside hash anyway; any will do.
-        &self.shards[(key.0 >> 32) as usize % SHARDS]
-    }
-
-    fn is_held(&self, key: BlockKey, slot_index: u32) -> bool {
-        self.shard(key).read().get(&key).is_some_and(|holders| holders.contains(slot_index))
+    /// Index of the last block of a prompt, from `first` on, that the slot doesn't hold.
+    fn last_unheld(&self, keys: &[BlockKey], first: usize, slot_index: u32) -> Option<usize> {
+        let (mut depth, mut last) = (0, None);
+        while let Some(run) = keys.get(depth).and_then(|key| self.runs.beginning_with(*key)) {
+            let alike = common_blocks(&run.keys, &keys[depth..], 0);
+            last = (0..alike).rev().find(|at| !run.holds(slot_index, *at)).map(|at| depth + at).or(last);
+            depth += alike;
+            if alike < run.len() {
+                break;
+            }
+        }
+        let last = if depth < keys.len() { Some(keys.len() - 1) } else { last };
+        last.filter(|last| *last >= first)
     }
 
     /// Room for one more entry, or false (and counted) if the index is full.
@@ -196,26 +194,26 @@ impl KvIndex {
         reserved
     }
 
+    /// Counts a block for which there would have been room, but not for the one before it.
+    pub(crate) fn refuse_block(&self) {
+        self.refused_blocks.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn free_entries(&self, count: usize) {
         self.entries.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Notes that the engine holds the block, which fulfils what was expected up to it. False if it was noted before.
-    pub(crate) fn hold(&self, key: BlockKey, slot: EngineSlot) -> bool {
-        let is_new = self.shard(key).write().entry(key).or_insert_with(Holders::new).insert(slot.index);
+    /// Notes that the engine holds successive blocks after one that it holds, or from the first on, which fulfils what
+    /// was expected up to one of them. Says of each where it is, and whether it wasn't noted before.
+    pub(crate) fn hold(
+        &self,
+        parent: Option<Place>,
+        keys: &[BlockKey],
+        slot: EngineSlot,
+        held: impl FnMut(Place, bool),
+    ) {
+        self.runs.hold(parent, keys, slot.index, held);
         // Only now, so that a lookup which finds no expectation any more finds the blocks.
-        self.expectations.fulfil(key, slot);
-        is_new
-    }
-
-    /// Notes that the engine doesn't hold the block any more.
-    pub(crate) fn release(&self, key: BlockKey, slot: EngineSlot) {
-        let mut shard = self.shard(key).write();
-        if let Some(holders) = shard.get_mut(&key) {
-            holders.remove(slot.index);
-            if holders.is_empty() {
-                shard.remove(&key);
-            }
-        }
+        keys.iter().for_each(|key| self.expectations.fulfil(*key, slot));
     }
 }

@@ -17,6 +17,8 @@ mod holders;
 mod key_counts;
 mod kv_index;
 mod lookup;
+mod run;
+mod runs;
 mod slots;
 pub mod vllm_hash;
 

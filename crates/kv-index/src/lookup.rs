@@ -1,4 +1,5 @@
 use crate::holders::{bit_of, bits, set, word_of};
+use crate::run::Run;
 use crate::{BlockKey, EngineSlot, KvIndex};
 
 /// How much of a prompt one engine holds.
@@ -17,8 +18,17 @@ pub struct LookupScratch {
     /// State of the slot of each row when the lookup began; `None` for a slot that is gone.
     states: Vec<Option<u64>>,
     known: Survivors,
-    any: Survivors,
-    covers: Covers,
+    /// By beginning.
+    covers: Vec<Cover>,
+    expected_blocks: Vec<u32>,
+}
+
+/// Blocks of the prompt that a slot is expected to hold.
+#[derive(Debug)]
+struct Cover {
+    slot: u32,
+    begin_blocks: u32,
+    end_blocks: u32,
 }
 
 /// The slots that hold all blocks so far, and how far each of the others came.
@@ -39,30 +49,45 @@ impl Survivors {
         self.depths_blocks.resize((words * 64).max(self.depths_blocks.len()), 0);
     }
 
-    fn add(&mut self, slot: u32, depth_blocks: u32) {
-        set(&mut self.slots, slot);
-        if let Some(depth) = self.depths_blocks.get_mut(slot as usize) {
-            *depth = depth_blocks;
-        }
-    }
-
     fn contains(&self, slot: u32) -> bool {
         self.slots.get(word_of(slot)).is_some_and(|word| word & bit_of(slot) != 0)
     }
 
-    /// Goes on with the slots in `next`, after `depth_blocks` blocks; false if there are none left.
-    fn advance(&mut self, depth_blocks: u32) -> bool {
-        for (lost, next) in self.slots.iter_mut().zip(&self.next) {
+    fn is_any(&self) -> bool {
+        self.slots.iter().any(|word| *word != 0)
+    }
+
+    /// Goes on with those that hold all blocks of a run, of which the first `alike` are the prompt's next ones, after
+    /// `depth_blocks` blocks.
+    fn pass(&mut self, run: &Run, depth_blocks: u32, alike: u32) {
+        let Self { slots, next, depths_blocks } = self;
+        run.full().add_wanted(slots, next);
+        for (lost, next) in slots.iter_mut().zip(&*next) {
             *lost &= !next;
         }
-        for slot in bits(&self.slots) {
-            if let Some(depth) = self.depths_blocks.get_mut(slot as usize) {
-                *depth = depth_blocks;
+        let mut end = |slot: u32, depth: u32| {
+            if let Some(place) = depths_blocks.get_mut(slot as usize) {
+                *place = depth;
+            }
+        };
+        bits(slots).for_each(|slot| end(slot, depth_blocks));
+        for (slot, lead) in run.partly() {
+            if slots.get(word_of(slot)).is_some_and(|word| word & bit_of(slot) != 0) {
+                end(slot, depth_blocks + lead.min(alike));
             }
         }
-        std::mem::swap(&mut self.slots, &mut self.next);
-        self.next.fill(0);
-        self.slots.iter().any(|word| *word != 0)
+        std::mem::swap(slots, next);
+        next.fill(0);
+    }
+
+    /// Ends with those that are left, after `depth_blocks` blocks.
+    fn stay(&mut self, depth_blocks: u32) {
+        let Self { slots, depths_blocks, .. } = self;
+        for slot in bits(slots) {
+            if let Some(place) = depths_blocks.get_mut(slot as usize) {
+                *place = depth_blocks;
+            }
+        }
     }
 
     fn depth_blocks(&self, slot: u32) -> u32 {
@@ -70,52 +95,9 @@ impl Survivors {
     }
 }
 
-/// How far expectations cover the slots.
-#[derive(Debug, Default)]
-struct Covers {
-    /// By slot index. Only the entries of slots that are looked up are meaningful.
-    ends_blocks: Vec<u32>,
-    /// The slots that are covered beyond the block that the lookup is at.
-    slots: Vec<u32>,
-}
-
-impl Covers {
-    fn reset(&mut self, words: usize) {
-        self.slots.clear();
-        self.ends_blocks.clear();
-        self.ends_blocks.resize(words * 64, 0);
-    }
-
-    fn end_blocks(&self, slot: u32) -> u32 {
-        self.ends_blocks.get(slot as usize).copied().unwrap_or_default()
-    }
-
-    /// Covers the slot, beyond the block that the lookup is at, by a chain from that block on, if that is further than
-    /// it is covered. `keys` are the prompt's from that block on.
-    fn extend(&mut self, slot: u32, depth_blocks: u32, keys: &[BlockKey], chain: &[BlockKey]) {
-        let Some(end_blocks) = self.ends_blocks.get_mut(slot as usize) else { return };
-        let is_covered = *end_blocks > depth_blocks;
-        let covered = end_blocks.saturating_sub(depth_blocks) as usize;
-        let common = common_blocks(keys, chain, covered);
-        if common > covered {
-            *end_blocks = depth_blocks + common as u32;
-            if !is_covered {
-                self.slots.push(slot);
-            }
-        }
-    }
-
-    /// Sets in `next` the slots that are covered beyond `depth_blocks`.
-    fn add_covered(&mut self, depth_blocks: u32, next: &mut [u64]) {
-        let Self { ends_blocks, slots } = self;
-        slots.retain(|slot| ends_blocks.get(*slot as usize).is_some_and(|end| *end > depth_blocks));
-        slots.iter().for_each(|slot| set(next, *slot));
-    }
-}
-
 /// How many leading blocks two chains have in common, if that is more than `least`, or else some number up to `least`.
 /// A key hashes all that comes before its block, so chains that are alike somewhere are alike up to there.
-fn common_blocks(one: &[BlockKey], other: &[BlockKey], least: usize) -> usize {
+pub(crate) fn common_blocks(one: &[BlockKey], other: &[BlockKey], least: usize) -> usize {
     let blocks = one.len().min(other.len());
     let is_alike = |at: usize| one.get(at) == other.get(at);
     if blocks <= least || !is_alike(least) {
@@ -150,84 +132,120 @@ impl KvIndex {
         scratch: &mut LookupScratch,
         matches: &mut [Match],
     ) {
-        self.begin(keys, slots, scratch);
-        // Up to where all is decided: nobody holds all blocks, and all who are left are covered.
-        let mut decided_blocks = 0;
-        for (depth, key) in keys.iter().enumerate() {
-            let depth_blocks = depth as u32;
-            let may_begin = self.expectations.may_begin(*key);
-            if depth_blocks < decided_blocks && !may_begin {
-                continue;
+        self.begin(slots, scratch);
+        // Before the holders: an expectation that is over by now leaves its blocks behind.
+        self.find_covers(keys, scratch);
+        self.find_known(keys, scratch);
+        for (slot, state) in slots.iter().zip(&scratch.states) {
+            if state.is_some() {
+                let known_blocks = scratch.known.depth_blocks(slot.index);
+                let expected_blocks = self.expected_blocks(keys, slot.index, known_blocks, &scratch.covers);
+                scratch.expected_blocks.push(expected_blocks);
+            } else {
+                scratch.expected_blocks.push(0);
             }
-            // Before the holders: an expectation that is over by now leaves its blocks behind.
-            if may_begin {
-                self.extend_covers(&keys[depth..], depth_blocks, scratch);
-            }
-            self.collect_holders(*key, scratch);
-            let LookupScratch { known, any, covers, .. } = &mut *scratch;
-            covers.add_covered(depth_blocks, &mut any.next);
-            let is_known = known.advance(depth_blocks);
-            if !any.advance(depth_blocks) {
-                break;
-            }
-            decided_blocks = match is_known {
-                true => 0,
-                false => bits(&any.slots).map(|slot| covers.end_blocks(slot)).min().unwrap_or_default(),
-            };
         }
-        for ((slot, state), row) in slots.iter().zip(&scratch.states).zip(matches) {
+        let rows = slots.iter().zip(&scratch.states).zip(&scratch.expected_blocks);
+        for (((slot, state), expected_blocks), row) in rows.zip(matches) {
             let is_unchanged = state.is_some() && self.slots.visible_state(*slot) == *state;
             *row = if is_unchanged {
-                Match {
-                    known_blocks: scratch.known.depth_blocks(slot.index),
-                    expected_blocks: scratch.any.depth_blocks(slot.index),
-                }
+                let known_blocks = scratch.known.depth_blocks(slot.index);
+                Match { known_blocks, expected_blocks: *expected_blocks }
             } else {
                 Match::default()
             };
         }
     }
 
-    fn begin(&self, keys: &[BlockKey], slots: &[EngineSlot], scratch: &mut LookupScratch) {
-        let LookupScratch { states, known, any, covers } = scratch;
+    fn begin(&self, slots: &[EngineSlot], scratch: &mut LookupScratch) {
+        let LookupScratch { states, known, covers, expected_blocks } = scratch;
         states.clear();
         states.extend(slots.iter().map(|slot| self.slots.visible_state(*slot)));
         let live =
             || slots.iter().zip(&*states).filter(|(_, state)| state.is_some()).map(|(slot, _)| slot.index);
-        let words = live().max().map_or(0, |highest| word_of(highest) + 1);
-        known.reset(words);
-        any.reset(words);
-        covers.reset(words);
-        for slot in live() {
-            known.add(slot, keys.len() as u32);
-            any.add(slot, keys.len() as u32);
-        }
+        known.reset(live().max().map_or(0, |highest| word_of(highest) + 1));
+        live().for_each(|slot| set(&mut known.slots, slot));
+        covers.clear();
+        expected_blocks.clear();
     }
 
-    /// Covers surviving slots by the expected chains that begin where `keys` does, at `depth_blocks`.
-    fn extend_covers(&self, keys: &[BlockKey], depth_blocks: u32, scratch: &mut LookupScratch) {
-        let (Some(first), LookupScratch { any, covers, .. }) = (keys.first(), scratch) else { return };
-        self.expectations.visit(*first, |slot, chain| {
-            // The slot may have passed to another engine since.
-            if any.contains(slot.index) && self.slots.is_current(slot) {
-                covers.extend(slot.index, depth_blocks, keys, chain);
+    /// Goes from run to run as long as somebody holds all blocks so far.
+    fn find_known(&self, keys: &[BlockKey], scratch: &mut LookupScratch) {
+        let mut depth = 0;
+        while let Some(run) = keys.get(depth).and_then(|key| self.runs.beginning_with(*key)) {
+            let alike = common_blocks(&run.keys, &keys[depth..], 0);
+            scratch.known.pass(&run, depth as u32, alike as u32);
+            depth += alike;
+            if alike < run.len() || !scratch.known.is_any() {
+                break;
             }
-        });
+        }
+        scratch.known.stay(depth as u32);
     }
 
-    /// Puts those of the surviving slots that hold the block into `next`.
-    fn collect_holders(&self, key: BlockKey, scratch: &mut LookupScratch) {
-        let LookupScratch { known, any, .. } = scratch;
-        if let Some(holders) = self.shard(key).read().get(&key) {
-            holders.add_wanted(&known.slots, &mut known.next);
-            holders.add_wanted(&any.slots, &mut any.next);
+    /// Finds the expected chains that are part of the prompt.
+    fn find_covers(&self, keys: &[BlockKey], scratch: &mut LookupScratch) {
+        if self.expectations.blocks() == 0 {
+            return;
         }
+        let LookupScratch { known, covers, .. } = scratch;
+        for (depth, key) in keys.iter().enumerate() {
+            if !self.expectations.may_begin(*key) {
+                continue;
+            }
+            self.expectations.visit(*key, |slot, chain| {
+                // The slot may have passed to another engine since.
+                if known.contains(slot.index) && self.slots.is_current(slot) {
+                    let common = common_blocks(&keys[depth..], chain, 0);
+                    let end_blocks = (depth + common) as u32;
+                    covers.push(Cover { slot: slot.index, begin_blocks: depth as u32, end_blocks });
+                }
+            });
+        }
+    }
+
+    /// How many leading blocks the slot holds or is expected to hold, of which it is known to hold `known_blocks`.
+    fn expected_blocks(&self, keys: &[BlockKey], slot: u32, known_blocks: u32, covers: &[Cover]) -> u32 {
+        let mut reached = known_blocks;
+        // In the order of their beginnings, so that one pass is enough.
+        for cover in covers.iter().filter(|cover| cover.slot == slot) {
+            if cover.begin_blocks > reached {
+                break;
+            }
+            if cover.end_blocks > reached {
+                reached = cover.end_blocks + self.held_from(keys, slot, cover.end_blocks);
+            }
+        }
+        reached
+    }
+
+    /// How many blocks in a row the slot holds from a depth on, whatever it holds before.
+    fn held_from(&self, keys: &[BlockKey], slot: u32, depth_blocks: u32) -> u32 {
+        let first = depth_blocks as usize;
+        let (mut depth, mut held) = (0, 0);
+        while let Some(run) = keys.get(depth).and_then(|key| self.runs.beginning_with(*key)) {
+            let alike = common_blocks(&run.keys, &keys[depth..], 0);
+            let end = depth + alike;
+            if end > first {
+                let at = first.max(depth) - depth;
+                let row = run.held_from(slot, at).min(alike - at);
+                held += row;
+                if at + row < alike {
+                    break;
+                }
+            }
+            depth = end;
+            if alike < run.len() {
+                break;
+            }
+        }
+        held as u32
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Covers, common_blocks};
+    use super::common_blocks;
     use crate::BlockKey;
     use proptest::prelude::{prop_assert_eq, proptest};
 
@@ -251,27 +269,5 @@ mod tests {
             let (one, other) = chains(one, other, alike);
             prop_assert_eq!(common_blocks(&one, &other, least).max(least), common.max(least));
         }
-    }
-
-    #[test]
-    fn a_cover_only_grows_and_ends() {
-        let mut covers = Covers::default();
-        covers.reset(1);
-        let (prompt, chain) = chains(20, 30, 12);
-        covers.extend(5, 0, &prompt, &chain[..4]);
-        assert_eq!((covers.end_blocks(5), &*covers.slots), (4, &[5][..]));
-        covers.extend(5, 0, &prompt, &chain[..2]);
-        assert_eq!(covers.end_blocks(5), 4);
-        covers.extend(5, 2, &prompt[2..], &chain[2..]);
-        assert_eq!((covers.end_blocks(5), &*covers.slots), (12, &[5][..]));
-        let mut next = [0];
-        covers.add_covered(11, &mut next);
-        assert_eq!(next, [1 << 5]);
-        covers.add_covered(12, &mut [0]);
-        assert!(covers.slots.is_empty());
-        covers.extend(5, 14, &prompt[14..], &prompt[14..]);
-        assert_eq!((covers.end_blocks(5), &*covers.slots), (20, &[5][..]));
-        covers.reset(1);
-        assert_eq!((covers.end_blocks(5), covers.slots.len()), (0, 0));
     }
 }

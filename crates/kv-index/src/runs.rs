@@ -1,0 +1,308 @@
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::BlockKey;
+use crate::run::{NO_RUN, Run};
+
+/// Where a block is. Stays found as long as the slot that was given it holds the block, however runs are split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    run: u32,
+    position: u32,
+}
+
+/// All blocks that any slot holds, as runs of successive blocks: a radix tree with long edges, whose branches are found
+/// by the key of their first block, since a key stands for all that comes before its block.
+///
+/// A run's lock is taken before those of its children and before that of a part of the heads, and no other two at a
+/// time, but for runs that nobody can reach yet.
+pub(crate) struct Runs {
+    /// By the key of its first block, the number of each run.
+    heads: Box<[RwLock<HashMap<BlockKey, u32>>]>,
+    /// Each chunk is twice as large as the one before it, so that a run's number says where it is.
+    chunks: Box<[OnceLock<Chunk>]>,
+    free: Mutex<FreeRuns>,
+    keys: AtomicUsize,
+}
+
+#[derive(Default)]
+struct FreeRuns {
+    returned: Vec<u32>,
+    next_unused: u32,
+}
+
+type Chunk = Box<[RwLock<Run>]>;
+type Locked<'r> = RwLockWriteGuard<'r, Run>;
+
+/// A power of two.
+const HEAD_SHARDS: usize = 64;
+const FIRST_CHUNK: u32 = 1 << 10;
+/// Enough for all numbers.
+const CHUNKS: usize = 23;
+/// How often a reader looks for a run that is being split or replaced before it takes it for gone.
+const TRIES: usize = 8;
+
+impl Runs {
+    pub(crate) fn new() -> Self {
+        Self {
+            heads: (0..HEAD_SHARDS).map(|_| RwLock::default()).collect(),
+            chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(),
+            free: Mutex::default(),
+            keys: AtomicUsize::new(0),
+        }
+    }
+
+    /// Blocks in all runs.
+    pub(crate) fn keys(&self) -> usize {
+        self.keys.load(Ordering::Relaxed)
+    }
+
+    /// The run that begins with the block, locked for reading.
+    pub(crate) fn beginning_with(&self, key: BlockKey) -> Option<RwLockReadGuard<'_, Run>> {
+        for _ in 0..TRIES {
+            let id = *self.head_shard(key).read().get(&key)?;
+            let run = self.run(id).read();
+            if run.begins_with(key) {
+                return Some(run);
+            }
+            // It was split or freed in between.
+        }
+        None
+    }
+
+    /// The key of a block that is held.
+    pub(crate) fn key_at(&self, place: Place) -> Option<BlockKey> {
+        let mut id = place.run;
+        while id != NO_RUN {
+            let run = self.run(id).read();
+            match place.position.checked_sub(run.start) {
+                Some(at) => return run.keys.get(at as usize).copied(),
+                None => id = run.parent,
+            }
+        }
+        None
+    }
+
+    /// Notes that the slot holds successive blocks, the first of which comes after `parent`, which the slot holds too,
+    /// or is the first of a prompt. Says of each in turn where it is, and whether it is new that the slot holds it.
+    pub(crate) fn hold(
+        &self,
+        parent: Option<Place>,
+        keys: &[BlockKey],
+        slot: u32,
+        mut held: impl FnMut(Place, bool),
+    ) {
+        let Some(first) = keys.first() else { return };
+        let (mut id, mut run, mut at, mut keys) = match parent {
+            Some(place) => {
+                let (id, run, at) = self.locked(place);
+                (id, run, at + 1, keys)
+            }
+            None => {
+                let (id, run, is_new) = self.enter(*first, None, slot);
+                held(Place { run: id, position: run.start }, is_new);
+                (id, run, 1, &keys[1..])
+            }
+        };
+        loop {
+            (at, keys) = self.walk(id, &mut run, at, keys, slot, &mut held);
+            let [key, rest @ ..] = keys else { return };
+            if at < run.len() {
+                (id, run) = self.split(id, run, at);
+            }
+            let (child, child_run, is_new) = self.enter(*key, Some((id, &mut run)), slot);
+            held(Place { run: child, position: child_run.start }, is_new);
+            (id, run, at, keys) = (child, child_run, 1, rest);
+        }
+    }
+
+    /// Notes the blocks that are in the run or can be added at its end. Returns where that ended, and the keys that are
+    /// left.
+    fn walk<'k>(
+        &self,
+        id: u32,
+        run: &mut Run,
+        mut at: usize,
+        mut keys: &'k [BlockKey],
+        slot: u32,
+        held: &mut impl FnMut(Place, bool),
+    ) -> (usize, &'k [BlockKey]) {
+        let before = run.len();
+        while let [key, rest @ ..] = keys {
+            let is_new = if at == run.len() && run.takes_more_of(slot) {
+                run.push(*key);
+                true
+            } else if run.keys.get(at) == Some(key) {
+                run.insert(slot, at)
+            } else {
+                break;
+            };
+            held(Place { run: id, position: run.start + at as u32 }, is_new);
+            (at, keys) = (at + 1, rest);
+        }
+        self.keys.fetch_add(run.len() - before, Ordering::Relaxed);
+        (at, keys)
+    }
+
+    /// Notes that the slot holds the first block of a run, which is made if there is none.
+    fn enter(
+        &self,
+        key: BlockKey,
+        mut parent: Option<(u32, &mut Run)>,
+        slot: u32,
+    ) -> (u32, Locked<'_>, bool) {
+        loop {
+            let mut heads = self.head_shard(key).write();
+            match heads.entry(key) {
+                Entry::Vacant(head) => {
+                    let id = self.take();
+                    let mut run = self.run(id).write();
+                    let parent_id = parent.as_ref().map_or(NO_RUN, |(parent, _)| *parent);
+                    *run = Run::new(key, parent_id, slot);
+                    head.insert(id);
+                    if let Some((_, parent)) = &mut parent {
+                        parent.children += 1;
+                    }
+                    self.keys.fetch_add(1, Ordering::Relaxed);
+                    return (id, run, true);
+                }
+                Entry::Occupied(head) => {
+                    let id = *head.get();
+                    drop(heads);
+                    let mut run = self.run(id).write();
+                    if run.begins_with(key) {
+                        let is_new = run.insert(slot, 0);
+                        return (id, run, is_new);
+                    }
+                    // It was split or freed in between.
+                }
+            }
+        }
+    }
+
+    /// Makes the blocks before `at` a run of their own, and returns that one.
+    fn split<'r>(&'r self, id: u32, mut run: Locked<'r>, at: usize) -> (u32, Locked<'r>) {
+        let front = run.split(at);
+        let front_id = self.take();
+        let mut front_run = self.run(front_id).write();
+        *front_run = front;
+        run.parent = front_id;
+        for (head, head_id) in [(front_run.keys.first(), front_id), (run.keys.first(), id)] {
+            if let Some(key) = head {
+                self.head_shard(*key).write().insert(*key, head_id);
+            }
+        }
+        (front_id, front_run)
+    }
+
+    /// Notes that the slot doesn't hold a block any more that it held. Returns the block's key.
+    pub(crate) fn release(&self, place: Place, slot: u32) -> Option<BlockKey> {
+        let (id, mut run, at) = self.locked(place);
+        let (key, before) = (run.keys.get(at).copied(), run.len());
+        run.remove(slot, at);
+        self.keys.fetch_sub(before - run.len(), Ordering::Relaxed);
+        self.tidy(id, run);
+        key
+    }
+
+    /// Takes the slot out of the run where a block is or was that it held. For a slot that is to hold nothing.
+    pub(crate) fn release_run(&self, place: Place, slot: u32) {
+        let mut id = place.run;
+        while id != NO_RUN {
+            let mut run = self.run(id).write();
+            if place.position < run.start {
+                id = run.parent;
+                continue;
+            }
+            let before = run.len();
+            // If it was none, the run may have passed to others.
+            if run.remove_holder(slot) {
+                self.keys.fetch_sub(before - run.len(), Ordering::Relaxed);
+                self.tidy(id, run);
+            }
+            return;
+        }
+    }
+
+    /// Frees the run if nobody holds anything of it and nothing goes on from it, and so on upwards.
+    fn tidy<'r>(&'r self, mut id: u32, mut run: Locked<'r>) {
+        while !run.is_held() && run.is_last() {
+            if let Some(key) = run.keys.first() {
+                self.head_shard(*key).write().remove(key);
+                self.keys.fetch_sub(run.len(), Ordering::Relaxed);
+            }
+            let (parent, cut_off) = (run.parent, run.start > 0);
+            if cut_off {
+                // Positions in what was cut off may still be looked for here.
+                run.keys = Vec::new();
+                drop(run);
+            } else {
+                let empty_children = std::mem::take(&mut *run).empty_children;
+                drop(run);
+                self.give_back(id, empty_children);
+            }
+            if parent == NO_RUN {
+                return;
+            }
+            let mut above = self.run(parent).write();
+            if cut_off {
+                above.empty_children.push(id);
+            } else {
+                above.children -= 1;
+            }
+            let before = above.len();
+            above.drop_end();
+            self.keys.fetch_sub(before - above.len(), Ordering::Relaxed);
+            (id, run) = (parent, above);
+        }
+    }
+
+    /// Where a block is now that the slot holds, locked: the run and the block's index in it.
+    fn locked(&self, place: Place) -> (u32, Locked<'_>, usize) {
+        let mut id = place.run;
+        loop {
+            let run = self.run(id).write();
+            match place.position.checked_sub(run.start) {
+                Some(at) => return (id, run, at as usize),
+                None => id = run.parent,
+            }
+        }
+    }
+
+    fn head_shard(&self, key: BlockKey) -> &RwLock<HashMap<BlockKey, u32>> {
+        // Bits that the maps inside hash anyway; any will do.
+        &self.heads[(key.0 >> 32) as usize % HEAD_SHARDS]
+    }
+
+    fn run(&self, id: u32) -> &RwLock<Run> {
+        let numbered = u64::from(id) + u64::from(FIRST_CHUNK);
+        let chunk = numbered.ilog2() - FIRST_CHUNK.ilog2();
+        let size = u64::from(FIRST_CHUNK) << chunk;
+        let runs = self.chunks[chunk as usize].get_or_init(|| (0..size).map(|_| RwLock::default()).collect());
+        &runs[(numbered - size) as usize]
+    }
+
+    /// The number of a free run.
+    fn take(&self) -> u32 {
+        let mut free = self.free.lock();
+        free.returned.pop().unwrap_or_else(|| {
+            free.next_unused += 1;
+            free.next_unused - 1
+        })
+    }
+
+    /// Allows a run to be used again that is free, and the empty ones that were kept because of it.
+    fn give_back(&self, id: u32, empty: Vec<u32>) {
+        let mut rest = empty;
+        while let Some(next) = rest.pop() {
+            let freed = std::mem::take(&mut *self.run(next).write());
+            rest.extend(freed.empty_children);
+            self.free.lock().returned.push(next);
+        }
+        self.free.lock().returned.push(id);
+    }
+}
