@@ -12,7 +12,7 @@ use crate::{BlockKey, EngineSlot, EngineView, Expectation};
 /// What an index may grow to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexLimits {
-    /// Most blocks known over all engines: one entry per engine and block hash, about 30 bytes each. A store beyond
+    /// Most blocks known over all engines: one entry per engine and block hash, 40 to 200 bytes each. A store beyond
     /// it is refused and counted.
     pub max_entries: usize,
     /// Most engines at a time; a lookup takes one bit per slot and block.
