@@ -200,9 +200,6 @@ impl Draft {
         self.receipt.stream = read.stream;
         self.receipt.prompt_tokens = read.prompt.as_ref().map(|prompt| prompt.total_tokens());
         self.receipt.fallbacks.extend(read.fallback.clone());
-        if read.prompt.as_ref().is_some_and(|prompt| prompt.sets.is_empty()) {
-            self.fallback(Fallback::BlockSizeUnknown, "no engine has told its block size yet");
-        }
     }
 
     fn explain(&mut self, explanation: Explanation, endpoints: &[Arc<Endpoint>]) {
@@ -236,7 +233,7 @@ fn api_word(api: Api) -> &'static str {
 fn inference_request(request: &HttpRequest, read: &ReadRequest) -> InferenceRequest {
     let mut inference_request = InferenceRequest::new(request.request_id.clone(), read.model.as_str());
     inference_request.headers = header_map(request);
-    inference_request.prompt_tokens = read.prompt.as_ref().map(|prompt| prompt.total_tokens());
+    inference_request.prompt_tokens = read.prompt_tokens();
     inference_request.stream = read.stream;
     inference_request
 }

@@ -23,8 +23,19 @@ const INLINE_SCAN_BYTES: usize = 64 * 1024;
 pub struct KeysWanted {
     /// Block sizes in use, in tokens; empty if no prefix match is asked for or none can be made.
     pub block_sizes_tokens: Vec<u32>,
-    /// Whether a prefix match is asked for.
+    /// Whether an exact prefix match is asked for.
     pub prefix_match: bool,
+    /// Whether the token ids themselves are handed out, see [`ReadRequest::token_ids`].
+    pub token_ids: bool,
+    /// Whether pseudo-tokens are made of a prompt whose exact tokens aren't known.
+    pub estimate: bool,
+}
+
+impl KeysWanted {
+    /// Whether exact tokens are of use.
+    fn tokens(&self) -> bool {
+        self.prefix_match || self.token_ids
+    }
 }
 
 /// Block keys of a request's prompts for one block size.
@@ -50,6 +61,34 @@ pub struct PromptKeys {
     pub prompt_tokens: Vec<u32>,
     /// One set per block size in use.
     pub sets: Vec<KeySet>,
+    /// The token ids of each prompt; empty unless [`KeysWanted::token_ids`].
+    pub token_ids: Vec<Vec<u32>>,
+}
+
+/// What is guessed of a prompt whose exact tokens aren't known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EstimatedPrompt {
+    /// Guessed tokens of each prompt.
+    pub prompt_tokens: Vec<u32>,
+    /// Pseudo-tokens of each prompt: equal prompts have equal ones, and a common beginning has a common beginning.
+    /// They mean nothing to an engine. Empty unless [`KeysWanted::estimate`].
+    pub token_ids: Vec<Vec<u32>>,
+}
+
+impl EstimatedPrompt {
+    /// Guessed tokens of all prompts.
+    pub fn total_tokens(&self) -> u32 {
+        self.prompt_tokens.iter().fold(0, |sum, tokens| sum.saturating_add(*tokens))
+    }
+}
+
+/// The token ids of a request's prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PromptTokenIds<'a> {
+    /// One list per prompt.
+    pub prompts: &'a [Vec<u32>],
+    /// Whether they are pseudo-tokens.
+    pub is_estimated: bool,
 }
 
 impl PromptKeys {
@@ -71,13 +110,34 @@ pub struct ReadRequest {
     pub model: String,
     /// Whether a streamed answer was asked for.
     pub stream: bool,
-    /// The prompt, if its tokens are known.
+    /// The salt that keeps this request's KV blocks from those of others.
+    pub cache_salt: Option<String>,
+    /// The prompt, if its exact tokens are known and wanted.
     pub prompt: Option<PromptKeys>,
+    /// What is guessed of the prompt, if its exact tokens aren't known or wanted.
+    pub estimated: Option<EstimatedPrompt>,
     /// Why they aren't, if they should be.
     pub fallback: Option<FallbackNote>,
 }
 
 impl ReadRequest {
+    /// Token ids, exact ones if there are any, else pseudo-tokens; None if neither were wanted or none can be made.
+    pub fn token_ids(&self) -> Option<PromptTokenIds<'_>> {
+        let exact = self.prompt.as_ref().map(|prompt| (prompt.token_ids.as_slice(), false));
+        let estimated = self.estimated.as_ref().map(|prompt| (prompt.token_ids.as_slice(), true));
+        [exact, estimated]
+            .into_iter()
+            .flatten()
+            .find(|(prompts, _)| !prompts.is_empty())
+            .map(|(prompts, is_estimated)| PromptTokenIds { prompts, is_estimated })
+    }
+
+    /// Tokens of all prompts: exact if they are known, else guessed.
+    pub fn prompt_tokens(&self) -> Option<u32> {
+        let exact = self.prompt.as_ref().map(PromptKeys::total_tokens);
+        exact.or_else(|| self.estimated.as_ref().map(EstimatedPrompt::total_tokens))
+    }
+
     fn without_tokens(kind: Fallback, detail: impl Into<String>) -> Self {
         Self { fallback: Some(FallbackNote { kind, detail: detail.into() }), ..Self::default() }
     }
@@ -136,7 +196,7 @@ impl PromptReader {
     /// # Errors
     /// The body is no request of that API.
     pub async fn read(&self, api: Api, body: &Bytes, wanted: KeysWanted) -> Result<ReadRequest, Rejection> {
-        let small = match (wanted.prefix_match, api) {
+        let small = match (wanted.tokens() || wanted.estimate, api) {
             (false, _) => body.len() <= INLINE_SCAN_BYTES,
             (true, Api::ChatCompletions) => false,
             (true, _) => body.len() <= INLINE_BODY_BYTES,
@@ -168,67 +228,65 @@ impl PromptReader {
 
 impl Work {
     fn read(&self, api: Api, body: &[u8], wanted: &KeysWanted) -> Result<ReadRequest, Rejection> {
-        let request = parse_request(api, body)?;
+        let mut request = parse_request(api, body)?;
         let mut read = ReadRequest {
             model: request.model.as_deref().unwrap_or_default().to_owned(),
             stream: request.stream,
-            prompt: None,
-            fallback: None,
+            cache_salt: request.cache_salt.as_deref().map(str::to_owned),
+            ..ReadRequest::default()
         };
-        if wanted.prefix_match {
-            match self.keys(&request, &read.model, &wanted.block_sizes_tokens) {
-                Ok(keys) => read.prompt = Some(keys),
+        if wanted.tokens() {
+            match self.exact_tokens(&mut request) {
+                Ok(ids) => {
+                    read.prompt = Some(self.keys(&read, ids, wanted));
+                    if wanted.prefix_match && wanted.block_sizes_tokens.is_empty() {
+                        let detail = "no engine has told its block size yet".to_owned();
+                        read.fallback = Some(FallbackNote { kind: Fallback::BlockSizeUnknown, detail });
+                    }
+                }
                 Err(note) => read.fallback = Some(note),
             }
         }
         Ok(read)
     }
 
-    fn keys(
-        &self,
-        request: &ApiRequest<'_>,
-        model: &str,
-        block_sizes_tokens: &[u32],
-    ) -> Result<PromptKeys, FallbackNote> {
-        let lora = self.adapters.contains(model).then_some(model);
-        let extras = KeyExtras { lora, cache_salt: request.cache_salt.as_deref() };
-        match &request.prompt {
+    /// The token ids that the engine will see, one list per prompt.
+    fn exact_tokens(&self, request: &mut ApiRequest<'_>) -> Result<Vec<Vec<u32>>, FallbackNote> {
+        let takes_ids = takes_ids_as_they_are(request);
+        match &mut request.prompt {
             Prompt::None => Err(FallbackNote { kind: Fallback::NoPromptApi, detail: String::new() }),
-            Prompt::TokenIds(ids) if takes_ids_as_they_are(request) => {
-                Ok(keys_of(&[ids.as_slice()], &extras, block_sizes_tokens))
-            }
-            Prompt::TokenIdLists(lists) if takes_ids_as_they_are(request) => {
-                let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
-                Ok(keys_of(&lists, &extras, block_sizes_tokens))
-            }
+            Prompt::TokenIds(ids) if takes_ids => Ok(vec![std::mem::take(ids)]),
+            Prompt::TokenIdLists(lists) if takes_ids => Ok(std::mem::take(lists)),
             _ => {
                 let tokenizer = self.tokenizer.as_ref().ok_or_else(|| FallbackNote {
                     kind: Fallback::NoTokenizer,
                     detail: "start with --tokenizer DIR to match text prompts".to_owned(),
                 })?;
                 let prompts = tokenizer.tokens(request, &self.options).map_err(|error| note_of(&error))?;
-                let ids: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.ids.as_slice()).collect();
-                Ok(keys_of(&ids, &extras, block_sizes_tokens))
+                Ok(prompts.into_iter().map(|prompt| prompt.ids).collect())
             }
         }
     }
-}
 
-fn keys_of(prompts: &[&[u32]], extras: &KeyExtras<'_>, block_sizes_tokens: &[u32]) -> PromptKeys {
-    let keys_for = |block_size_tokens: u32| KeySet {
-        block_size_tokens,
-        prompts: prompts
-            .iter()
-            .map(|ids| {
-                let mut keys = Vec::with_capacity(ids.len() / block_size_tokens.max(1) as usize);
-                block_keys(ids, block_size_tokens, extras, &mut keys);
-                keys
-            })
-            .collect(),
-    };
-    PromptKeys {
-        prompt_tokens: prompts.iter().map(|ids| ids.len() as u32).collect(),
-        sets: block_sizes_tokens.iter().copied().map(keys_for).collect(),
+    fn keys(&self, read: &ReadRequest, token_ids: Vec<Vec<u32>>, wanted: &KeysWanted) -> PromptKeys {
+        let lora = self.adapters.contains(&read.model).then_some(read.model.as_str());
+        let extras = KeyExtras { lora, cache_salt: read.cache_salt.as_deref() };
+        let keys_for = |block_size_tokens: u32| KeySet {
+            block_size_tokens,
+            prompts: token_ids
+                .iter()
+                .map(|ids| {
+                    let mut keys = Vec::with_capacity(ids.len() / block_size_tokens.max(1) as usize);
+                    block_keys(ids, block_size_tokens, &extras, &mut keys);
+                    keys
+                })
+                .collect(),
+        };
+        PromptKeys {
+            prompt_tokens: token_ids.iter().map(|ids| ids.len() as u32).collect(),
+            sets: wanted.block_sizes_tokens.iter().copied().map(keys_for).collect(),
+            token_ids: if wanted.token_ids { token_ids } else { Vec::new() },
+        }
     }
 }
 
