@@ -10,7 +10,7 @@ use warmroute::picker::Picker;
 use warmroute::policy::Policy;
 use warmroute::pool::{EndpointSpec, Pool};
 use warmroute::profile::read_config;
-use warmroute::prompt::{AdapterNames, PromptReader};
+use warmroute::prompt::{AdapterNames, PromptReader, TokenSource};
 use warmroute::receipt::ReceiptRing;
 use warmroute::tasks::Tasks;
 use warmroute_ext_proc::{HeaderList, HttpRequest};
@@ -77,6 +77,11 @@ pub(crate) fn registry() -> Registry {
 
 impl Fixture {
     pub(crate) fn new(config: &str, endpoints: usize) -> Self {
+        Self::with_tokens(config, endpoints, TokenSource::default())
+    }
+
+    /// The same with something that makes tokens of texts.
+    pub(crate) fn with_tokens(config: &str, endpoints: usize, tokens: TokenSource) -> Self {
         let registry = Arc::new(registry());
         let config = read_config(&options(config), &registry).unwrap();
         let (tasks, _ends) = Tasks::new();
@@ -94,7 +99,8 @@ impl Fixture {
             stale_after,
             metrics.clone(),
         ));
-        let reader = PromptReader::new(None, Arc::new(AdapterNames::default()), 2, Duration::from_secs(5));
+        let reader =
+            PromptReader::with_source(tokens, Arc::new(AdapterNames::default()), 2, Duration::from_secs(5));
         let picker = Arc::new(Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone()));
         pool.update(&(0..endpoints).map(spec).collect::<Vec<_>>());
         let snapshot = pool.snapshot();
@@ -167,4 +173,9 @@ impl Fixture {
 pub(crate) fn completion(tokens: &[u32]) -> HttpRequest {
     let headers = HeaderList::from_pairs([(":method", "POST"), (":path", "/v1/completions")]);
     HttpRequest::new(headers, format!("{{\"model\":\"m\",\"prompt\":{tokens:?}}}"))
+}
+
+/// Any POST.
+pub(crate) fn post(path: &str, body: &str) -> HttpRequest {
+    HttpRequest::new(HeaderList::from_pairs([(":method", "POST"), (":path", path)]), body.to_owned())
 }
