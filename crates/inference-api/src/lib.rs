@@ -1,6 +1,6 @@
 //! Bodies of the inference APIs: request body to typed request, response body to usage.
 //!
-//! [`parse_request`] scans a contiguous body once and borrows from it; [`usage_of_json`] and [`SseUsage`]
+//! [`ParserList`] says which API a path belongs to. [`parse_request`] scans a contiguous body once and borrows from it; [`usage_of_json`] and [`SseUsage`]
 //! read what a response says about its tokens. Everything here is bounded in memory and nesting, and no
 //! input panics.
 //!

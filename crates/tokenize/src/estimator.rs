@@ -361,4 +361,34 @@ mod tests {
         let request = parse_request(Api::Other, b"{}").unwrap();
         assert_eq!(Estimator::default().count(&request, &NO_HINTS), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn pictures_of_any_bytes_have_a_size_or_none(
+            magic in proptest::prop_oneof![
+                proptest::prelude::Just(&b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"[..]),
+                proptest::prelude::Just(&b"\xff\xd8\xff\xe0"[..]),
+                proptest::prelude::Just(&b"GIF89a"[..]),
+                proptest::prelude::Just(&b"RIFF\0\0\0\0WEBPVP8 "[..]),
+            ],
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..100),
+        ) {
+            let data = STANDARD.encode([magic, &bytes].concat());
+            let tokens = ImageEstimate::default().tokens(resolution_of(&data));
+            proptest::prop_assert!((1..=1_000_000).contains(&tokens));
+            let _ = resolution_of(&String::from_utf8_lossy(&bytes));
+        }
+
+        #[test]
+        fn any_messages_have_an_estimate(text in ".{0,40}", kind in "(input_)?(image|video|text|tool_use|tool_result)(_url)?") {
+            let part = serde_json::json!({"type": kind, "text": text, "input": [text], "image_url": text, "content": [text]});
+            let message = serde_json::json!({"role": text, "content": [part, text]});
+            let body = serde_json::json!({"messages": [message, text], "input": [message, {"a": text}], "system": [part]});
+            for api in [Api::ChatCompletions, Api::Messages, Api::Responses] {
+                let body = body.to_string();
+                let request = parse_request(api, body.as_bytes()).unwrap();
+                proptest::prop_assert!(Estimator::default().pseudo_tokens(&request, &NO_HINTS).is_some());
+            }
+        }
+    }
 }

@@ -195,8 +195,7 @@ pub(crate) fn audio_tokens() -> u32 {
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is clamped")]
 fn bounded(tokens: f64) -> u32 {
-    // NaN becomes 1: the clamp is of a maximum.
-    tokens.max(1.0).min(MAX_PART_TOKENS) as u32
+    tokens.clamp(1.0, MAX_PART_TOKENS) as u32
 }
 
 #[cfg(test)]

@@ -343,3 +343,40 @@ fn note_of(error: &TokenizeError) -> FallbackNote {
     };
     FallbackNote { kind, detail }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader() -> PromptReader {
+        PromptReader::new(None, Arc::default(), 1, Duration::from_millis(1))
+    }
+
+    #[tokio::test]
+    async fn at_the_deadline_what_was_read_by_then_counts() {
+        let (begun, draft) = oneshot::channel();
+        begun.send(ReadRequest { model: "m".to_owned(), ..ReadRequest::default() }).unwrap();
+        let now = tokio::time::Instant::now();
+        let late = reader().within(now, std::future::pending(), draft).await.unwrap().read;
+        assert_eq!((late.model.as_str(), late.fallback.unwrap().kind), ("m", Fallback::TokenizeDeadline));
+        let (_begun, draft) = oneshot::channel();
+        let later = reader().within(now, std::future::pending(), draft).await.unwrap().read;
+        assert_eq!((later.model.as_str(), later.fallback.unwrap().kind), ("", Fallback::TokenizeDeadline));
+    }
+
+    #[tokio::test]
+    async fn without_a_slot_small_bodies_are_still_scanned() {
+        let reader = reader();
+        let _all = reader.slots.clone().acquire_owned().await.unwrap();
+        let wanted = KeysWanted { prefix_match: true, ..KeysWanted::default() };
+        let read = async |padding: usize| {
+            let text = "x".repeat(padding);
+            let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]}}"#).into();
+            reader.read(Api::ChatCompletions, &body, VideoHints::default(), wanted.clone()).await.unwrap()
+        };
+        let small = read(396).await;
+        assert_eq!((small.model.as_str(), small.prompt_tokens()), ("m", Some(100)));
+        assert_eq!(small.fallback.unwrap().kind, Fallback::TokenizeBusy);
+        assert_eq!(read(INLINE_SCAN_BYTES).await.prompt_tokens(), None);
+    }
+}

@@ -48,11 +48,11 @@ async fn rendering(status: u16, answer_text: &'static str, permits: usize, timeo
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let router = axum::Router::new().route("/{*path}", on_post(answer)).with_state(state);
-    tokio::spawn(async move { axum::serve(listener, router).await });
     let server = VllmBackendSpec { url, model_name: "base".to_owned(), timeout, mm_timeout: timeout };
     let renderer = Renderer::try_new(&server).unwrap();
     let tokens = TokenSource { renderer: Some(renderer.clone()), ..TokenSource::default() };
     let fixture = Fixture::with_tokens(PREFIX_ONLY, 2, tokens);
+    fixture.tasks.spawn("render service", async move { axum::serve(listener, router).await.unwrap() });
     Rendering { fixture, permits, seen: all_seen, renderer }
 }
 
