@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
-use warmroute_plugin::{BuildContext, BuildError, Needs, Plugin, PluginKind, Registry, Task};
+use warmroute_plugin::{BuildContext, BuildError, Needs, Plugin, PluginKind, PrefixColumn, Registry, Task};
 
-use crate::{NamedFilter, NamedPicker, Profile, Scheduler, SchedulerError, WeightedScorer};
+use crate::{NamedFilter, NamedPicker, Profile, ProfileHandler, Scheduler, SchedulerError, WeightedScorer};
 
 /// Builds plugins from a [`Registry`] and puts them into profiles.
 #[derive(Debug)]
@@ -14,6 +14,7 @@ pub struct SchedulerBuilder<'a> {
     registry: &'a Registry,
     plugins: HashMap<Arc<str>, Plugin>,
     profiles: Vec<Profile>,
+    handler: ProfileHandler,
     needs: Needs,
 }
 
@@ -74,7 +75,13 @@ pub enum ProfileError {
 impl<'a> SchedulerBuilder<'a> {
     /// A builder that makes plugins of the types in `registry`.
     pub fn new(registry: &'a Registry) -> Self {
-        Self { registry, plugins: HashMap::new(), profiles: Vec::new(), needs: Needs::default() }
+        Self {
+            registry,
+            plugins: HashMap::new(),
+            profiles: Vec::new(),
+            handler: ProfileHandler::Single,
+            needs: Needs::default(),
+        }
     }
 
     /// Builds a plugin. Parameters are an object, or null for none.
@@ -127,14 +134,25 @@ impl<'a> SchedulerBuilder<'a> {
         Ok(())
     }
 
+    /// Says which profiles run; without it the only one does.
+    pub fn handler(&mut self, handler: ProfileHandler) {
+        self.handler = handler;
+    }
+
+    /// The prefix column of a producer, for a [`Decider`](crate::Decider) called `plugin`.
+    pub fn prefix_column(&mut self, plugin: &str, producer: &str) -> PrefixColumn {
+        BuildContext::new(plugin, &mut self.needs).prefix_match(producer)
+    }
+
     /// The scheduler.
     ///
     /// # Errors
     ///
-    /// What [`Scheduler::try_new`] says.
+    /// What [`Scheduler::try_with_handler`] says.
     pub fn build(mut self) -> Result<BuiltScheduler, SchedulerError> {
         let tasks = self.needs.take_tasks();
-        let scheduler = Scheduler::try_new(self.profiles, self.needs.prefix_producers().to_vec())?;
+        let producers = self.needs.prefix_producers().to_vec();
+        let scheduler = Scheduler::try_with_handler(self.profiles, producers, self.handler)?;
         let scheduler = scheduler.with_needs(&self.needs);
         Ok(BuiltScheduler { scheduler, tasks })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use warmroute_plugin::{Candidates, InferenceRequest, Pick, PickHeaders};
 
 use crate::scratch::Run;
-use crate::{Profile, Scheduler};
+use crate::{Profile, ProfileHandler, ScheduleError, Scheduler, Scratch, Stage, Verdict};
 
 /// A decision: where a request goes, and everything that a receipt says about why.
 ///
@@ -15,7 +15,7 @@ use crate::{Profile, Scheduler};
 pub struct Decision<'a> {
     pub(crate) scheduler: &'a Scheduler,
     pub(crate) table: Candidates<'a>,
-    pub(crate) runs: &'a [Run],
+    pub(crate) scratch: &'a Scratch,
     pub(crate) primary: usize,
 }
 
@@ -25,10 +25,40 @@ impl<'a> Decision<'a> {
         self.run(self.primary)
     }
 
-    /// What every profile said that ran, in the order in which they ran.
-    pub fn profiles(&self) -> impl ExactSizeIterator<Item = ProfileRun<'a>> + use<'a> {
+    /// What became of every stage of the handler's, in the order in which it goes through them.
+    pub fn stages(&self) -> impl ExactSizeIterator<Item = StageRun<'a>> + use<'a> {
         let decision = *self;
-        (0..self.runs.len()).map(move |index| decision.run(index))
+        decision.scheduler.plan().iter().enumerate().map(move |(at, planned)| {
+            let outcome = &decision.scratch.outcomes[at];
+            let run = decision.run(at);
+            StageRun {
+                stage: planned.stage,
+                decider: planned.decider.as_ref().map(|named| &named.name),
+                verdict: outcome.verdict,
+                failure: outcome.failure.map(|error| error.of(run.profile)),
+                run,
+            }
+        })
+    }
+
+    /// The picks of the stages that help the primary one.
+    pub fn helpers(&self) -> impl Iterator<Item = StageRun<'a>> + use<'a> {
+        self.stages().filter(|stage| stage.stage != Stage::Primary && stage.has_picked())
+    }
+
+    /// Where the stages run, as the llm-d Router EPP calls it: `decode-only`, `prefill-decode`, `encode-decode` or
+    /// `encode-prefill-decode`. `None` if the handler isn't about that.
+    pub fn decision_type(&self) -> Option<&'static str> {
+        if !matches!(self.scheduler.handler(), ProfileHandler::Disaggregated(_)) {
+            return None;
+        }
+        let has = |wanted: Stage| self.helpers().any(|helper| helper.stage == wanted);
+        Some(match (has(Stage::Encode), has(Stage::Prefill)) {
+            (false, false) => "decode-only",
+            (false, true) => "prefill-decode",
+            (true, false) => "encode-decode",
+            (true, true) => "encode-prefill-decode",
+        })
     }
 
     /// The table that was given.
@@ -43,16 +73,15 @@ impl<'a> Decision<'a> {
 
     /// The rows of the table that were picked: the endpoint, then fallbacks.
     pub fn table_rows(&self) -> impl ExactSizeIterator<Item = usize> + use<'a> {
-        let run = self.primary().run;
-        run.order.iter().map(|&row| run.rows[row as usize] as usize)
+        self.primary().table_rows()
     }
 
     /// Tells the filters and scorers of every profile that ran, and collects the headers that they want. To be
     /// called once, when the request's charge is taken and it will really be sent.
     pub fn report_picked(&self, request: &InferenceRequest, headers: &mut PickHeaders) {
-        for (index, run) in self.profiles().enumerate() {
+        for StageRun { stage, run, .. } in self.stages() {
             let Some(pick) = run.pick() else { continue };
-            let pick = pick.primary(index == self.primary);
+            let pick = pick.primary(stage == Stage::Primary);
             for filter in &run.profile.filters {
                 filter.filter.picked(request, &pick, headers);
             }
@@ -63,7 +92,31 @@ impl<'a> Decision<'a> {
     }
 
     fn run(&self, index: usize) -> ProfileRun<'a> {
-        ProfileRun { profile: &self.scheduler.profiles()[index], table: self.table, run: &self.runs[index] }
+        let (run, outcome) = (&self.scratch.runs[index], &self.scratch.outcomes[index]);
+        let profile = &self.scheduler.profiles()[outcome.profile];
+        ProfileRun { profile, table: run.with_peer(&self.table), run }
+    }
+}
+
+/// What became of one stage of the handler's.
+#[derive(Clone, Debug)]
+pub struct StageRun<'a> {
+    /// What its pick is for.
+    pub stage: Stage,
+    /// The decider that said whether it runs; `None` if it always does.
+    pub decider: Option<&'a Arc<str>>,
+    /// What that one said.
+    pub verdict: Option<Verdict>,
+    /// Why it ran and picked nothing, and the request is served nevertheless.
+    pub failure: Option<ScheduleError>,
+    /// What its profile said; without rows if it didn't run.
+    pub run: ProfileRun<'a>,
+}
+
+impl StageRun<'_> {
+    /// Whether it ran and picked an endpoint.
+    pub fn has_picked(&self) -> bool {
+        !self.run.order().is_empty()
     }
 }
 
@@ -110,14 +163,21 @@ impl<'a> ProfileRun<'a> {
         self.profile.scorers.iter().enumerate().map(move |(index, scorer)| ScorerScores {
             name: &scorer.name,
             weight: scorer.weight,
-            scores: &run.scores[index * kept..(index + 1) * kept],
-            not_a_number: run.not_a_number[index],
+            scores: run.scores.get(index * kept..(index + 1) * kept).unwrap_or(&[]),
+            // A run that ended early has none.
+            not_a_number: run.not_a_number.get(index).copied().unwrap_or(0),
         })
     }
 
     /// Per kept row: the sum of the weighted scores.
     pub fn totals(&self) -> &'a [f64] {
         &self.run.totals
+    }
+
+    /// The rows of the table that were picked: the endpoint, then fallbacks.
+    pub fn table_rows(&self) -> impl ExactSizeIterator<Item = usize> + use<'a> {
+        let run = self.run;
+        run.order.iter().map(|&row| run.rows[row as usize] as usize)
     }
 
     /// The picked kept rows, best first: the endpoint, then fallbacks.

@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
+use http::HeaderName;
 use warmroute_plugin::{Candidates, InferenceRequest, Needs};
 
-use crate::scratch::RunError;
-use crate::{Decision, Profile, Scratch};
+use crate::profile_handler::PlannedStage;
+use crate::scratch::{Outcome, RunError};
+use crate::{Decision, OnFailure, Profile, ProfileHandler, Scratch, Stage};
 
 /// The scheduling profiles of one pool. Immutable; a decision is one synchronous call.
 #[derive(Debug)]
 pub struct Scheduler {
     profiles: Vec<Profile>,
+    handler: ProfileHandler,
+    /// What the handler runs, in its order.
+    plan: Vec<PlannedStage>,
     prefix_producers: Vec<String>,
     attributes: Vec<String>,
     reads_adapters: bool,
@@ -28,6 +33,12 @@ pub enum SchedulerError {
     SeveralProfiles {
         /// How many there are.
         count: usize,
+    },
+    /// The handler names a profile that isn't there.
+    #[error("the profile handler runs profile {profile}, and there is no such profile")]
+    UnknownProfile {
+        /// The profile.
+        profile: Arc<str>,
     },
     /// A weight by which nothing can be multiplied.
     #[error("the weight {weight} of {scorer} in profile {profile} is not a finite number")]
@@ -64,6 +75,22 @@ pub enum ScheduleError {
         /// The picker.
         picker: Arc<str>,
     },
+    /// A stage that was wanted picked nothing, and requests aren't served without it then.
+    #[error("the {stage} stage found no endpoint, and requests aren't served without it: {why}")]
+    StageFailed {
+        /// The stage.
+        stage: Stage,
+        /// Why it found none.
+        why: Box<ScheduleError>,
+    },
+    /// The request names a profile that isn't there.
+    #[error("header {header} names no scheduling profile; there are {}", known.join(", "))]
+    UnknownProfile {
+        /// The header.
+        header: HeaderName,
+        /// The profiles that there are.
+        known: Vec<String>,
+    },
     /// The table doesn't have the columns of [`Scheduler::prefix_producers`] or [`Scheduler::attributes`]: a mistake
     /// of the host.
     #[error("the table has {found} columns of a kind of which the plugins read {needed}")]
@@ -76,25 +103,37 @@ pub enum ScheduleError {
 }
 
 impl Scheduler {
-    /// A scheduler with these profiles. `prefix_producers` are the names that the plugins asked for while
+    /// A scheduler with one profile. `prefix_producers` are the names that the plugins asked for while
     /// they were built ([`Needs::prefix_producers`](warmroute_plugin::Needs::prefix_producers)).
     ///
     /// # Errors
     ///
     /// If there isn't exactly one profile, or a weight isn't finite.
     pub fn try_new(profiles: Vec<Profile>, prefix_producers: Vec<String>) -> Result<Self, SchedulerError> {
-        match profiles.len() {
-            0 => return Err(SchedulerError::NoProfile),
-            1 => {}
-            count => return Err(SchedulerError::SeveralProfiles { count }),
+        Self::try_with_handler(profiles, prefix_producers, ProfileHandler::Single)
+    }
+
+    /// A scheduler whose handler chooses among the profiles.
+    ///
+    /// # Errors
+    ///
+    /// If there is no profile, or not what the handler runs, or a weight isn't finite.
+    pub fn try_with_handler(
+        profiles: Vec<Profile>,
+        prefix_producers: Vec<String>,
+        handler: ProfileHandler,
+    ) -> Result<Self, SchedulerError> {
+        if profiles.is_empty() {
+            return Err(SchedulerError::NoProfile);
         }
+        let plan = handler.plan(&profiles)?;
         for profile in &profiles {
             if let Some(scorer) = profile.scorers.iter().find(|scorer| !scorer.weight.is_finite()) {
                 let (profile, scorer, weight) = (profile.name.clone(), scorer.name.clone(), scorer.weight);
                 return Err(SchedulerError::Weight { profile, scorer, weight });
             }
         }
-        Ok(Self { profiles, prefix_producers, attributes: Vec::new(), reads_adapters: false })
+        Ok(Self { profiles, handler, plan, prefix_producers, attributes: Vec::new(), reads_adapters: false })
     }
 
     /// The same scheduler, whose table has what the plugins asked for while they were built beside prefix matches.
@@ -113,6 +152,15 @@ impl Scheduler {
         self.reads_adapters
     }
 
+    /// What chooses among the profiles.
+    pub fn handler(&self) -> &ProfileHandler {
+        &self.handler
+    }
+
+    pub(crate) fn plan(&self) -> &[PlannedStage] {
+        &self.plan
+    }
+
     /// The profiles.
     pub fn profiles(&self) -> &[Profile] {
         &self.profiles
@@ -123,15 +171,16 @@ impl Scheduler {
         &self.prefix_producers
     }
 
-    /// Decides where a request goes: every filter of the profile in turn, every scorer on what is left,
-    /// the weighted sum of the clamped scores, the picker. Neither waits nor, once `scratch` has grown to
-    /// the size of the table, allocates.
+    /// Decides where a request goes. Of each profile that the handler runs: every filter in turn, every scorer on
+    /// what is left, the weighted sum of the clamped scores, the picker; a later profile sees what the first one picked
+    /// as [`Candidates::peer`]. Neither waits nor, once `scratch` has grown to the size of the table, allocates.
     ///
     /// The formula is the peers': total = Σ clamp(score, 0, 1) × weight, not divided by the weights.
     ///
     /// # Errors
     ///
-    /// If there is nothing to choose from, or a filter or the picker leaves nothing.
+    /// If there is nothing to choose from, or a filter or the picker of a profile that can't be done without leaves
+    /// nothing.
     pub fn decide<'a>(
         &'a self,
         request: &InferenceRequest,
@@ -149,16 +198,63 @@ impl Scheduler {
         if found < needed {
             return Err(ScheduleError::MissingColumns { needed, found });
         }
-        for (index, profile) in self.profiles.iter().enumerate() {
-            scratch.run(index).decide(profile, request, table).map_err(|error| error.of(profile))?;
+        let chosen = match &self.handler {
+            ProfileHandler::ByHeader { header, .. } => self.profile_named_by(header, request)?,
+            _ => None,
+        };
+        scratch.outcomes.clear();
+        let (mut first, mut primary) = (None, 0);
+        for (at, planned) in self.plan.iter().enumerate() {
+            let profile = chosen.unwrap_or(planned.profile);
+            let verdict = planned.decider.as_ref().map(|named| named.decider.decide(request, table, first));
+            let mut failure = None;
+            if verdict.is_none_or(|verdict| verdict.runs) {
+                match scratch.run(at).decide(&self.profiles[profile], request, table, first) {
+                    Ok(row) => first = first.or(Some(row)),
+                    Err(error) => failure = Some(error.survived(planned, &self.profiles[profile])?),
+                }
+            } else {
+                scratch.run(at).clear();
+            }
+            if planned.stage == Stage::Primary {
+                primary = at;
+            }
+            scratch.outcomes.push(Outcome { profile, verdict, failure });
         }
-        let runs = &scratch.runs[..self.profiles.len()];
-        Ok(Decision { scheduler: self, table: *table, runs, primary: 0 })
+        Ok(Decision { scheduler: self, table: *table, scratch, primary })
+    }
+
+    /// The profile that a header names; `None` for the default one.
+    fn profile_named_by(
+        &self,
+        header: &HeaderName,
+        request: &InferenceRequest,
+    ) -> Result<Option<usize>, ScheduleError> {
+        let wanted = request.headers.get(header).map_or(&[][..], |value| value.as_bytes().trim_ascii());
+        if wanted.is_empty() || self.profiles.len() == 1 {
+            return Ok(None);
+        }
+        let named = self.profiles.iter().position(|profile| profile.name.as_bytes() == wanted);
+        let known = || self.profiles.iter().map(|profile| profile.name.to_string()).collect();
+        named
+            .map(Some)
+            .ok_or_else(|| ScheduleError::UnknownProfile { header: header.clone(), known: known() })
     }
 }
 
 impl RunError {
-    fn of(self, profile: &Profile) -> ScheduleError {
+    /// Itself if the request is served without the stage.
+    fn survived(self, planned: &PlannedStage, profile: &Profile) -> Result<Self, ScheduleError> {
+        match (planned.stage, planned.on_failure) {
+            (_, OnFailure::Aggregate) => Ok(self),
+            (Stage::Primary, OnFailure::Refuse) => Err(self.of(profile)),
+            (stage, OnFailure::Refuse) => {
+                Err(ScheduleError::StageFailed { stage, why: Box::new(self.of(profile)) })
+            }
+        }
+    }
+
+    pub(crate) fn of(self, profile: &Profile) -> ScheduleError {
         let name = Arc::clone(&profile.name);
         match self {
             Self::FilteredOut { filter } => {

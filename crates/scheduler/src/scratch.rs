@@ -4,13 +4,27 @@ use warmroute_plugin::{
     AdapterState, Candidates, ColumnMismatch, InFlight, InferenceRequest, MetricsState, PrefixMatch,
 };
 
-use crate::Profile;
+use crate::{Profile, Verdict};
 
 /// The memory that decisions are made in, reused from one to the next: once it has grown to the size of
 /// the pool, a decision allocates nothing.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    /// Per stage of the plan: what its profile did, if it ran.
     pub(crate) runs: Vec<Run>,
+    /// Per stage of the plan: what became of it.
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+/// What became of one stage.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    /// Place of its profile.
+    pub(crate) profile: usize,
+    /// What its decider said, if it has one; if that was no, it didn't run.
+    pub(crate) verdict: Option<Verdict>,
+    /// Why it ran and picked nothing.
+    pub(crate) failure: Option<RunError>,
 }
 
 impl Scratch {
@@ -30,6 +44,8 @@ impl Scratch {
 /// What one profile did with one request. A kept row is a number into `rows`.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
+    /// The table's row that was picked before.
+    pub(crate) peer: Option<u32>,
     /// The table's rows that all filters kept.
     pub(crate) rows: Vec<u32>,
     /// Per row of the table: the number of the filter that took it out.
@@ -55,6 +71,7 @@ pub(crate) struct Run {
 }
 
 /// Why a run ended early.
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum RunError {
     FilteredOut { filter: usize },
     NoPick,
@@ -75,15 +92,44 @@ impl Run {
         columns.attributes(&self.attributes).adapters(&self.adapters).build()
     }
 
+    /// Filters, scores and picks; gives the table's row that is picked first. `peer` is the row that an earlier
+    /// profile picked.
     pub(crate) fn decide(
         &mut self,
         profile: &Profile,
         request: &InferenceRequest,
         table: &Candidates<'_>,
-    ) -> Result<(), RunError> {
+        peer: Option<u32>,
+    ) -> Result<u32, RunError> {
+        self.clear();
+        self.peer = peer;
+        let table = &self.with_peer(table);
         self.filter(profile, request, table)?;
         self.score(profile, request, table);
-        self.pick(profile, request, table)
+        self.pick(profile, request, table)?;
+        let first = self.order.first().and_then(|&row| self.rows.get(row as usize));
+        first.copied().ok_or(RunError::NoPick)
+    }
+
+    /// The table as this profile's plugins see it.
+    pub(crate) fn with_peer<'a>(&self, table: &Candidates<'a>) -> Candidates<'a> {
+        match self.peer {
+            Some(row) => table.with_peer(Some(table.endpoint(row as usize))),
+            None => *table,
+        }
+    }
+
+    /// Forgets the last run.
+    pub(crate) fn clear(&mut self) {
+        self.peer = None;
+        self.rows.clear();
+        self.removed_by.clear();
+        self.compacted = false;
+        self.scores.clear();
+        self.not_a_number.clear();
+        self.totals.clear();
+        self.order.clear();
+        self.invalid_picks = 0;
     }
 
     fn filter(
@@ -92,10 +138,7 @@ impl Run {
         request: &InferenceRequest,
         table: &Candidates<'_>,
     ) -> Result<(), RunError> {
-        self.compacted = false;
-        self.rows.clear();
         self.rows.extend((0u32..).take(table.len()));
-        self.removed_by.clear();
         self.removed_by.resize(table.len(), None);
         for (index, filter) in profile.filters.iter().enumerate() {
             let mut keep = std::mem::take(&mut self.keep);

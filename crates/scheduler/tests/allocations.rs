@@ -7,7 +7,10 @@ use warmroute_plugin::testing::{CandidatesFixture, Row, request};
 use warmroute_plugin::{
     BuildContext, BuildError, Candidates, Filter, InferenceRequest, NoParameters, PickHeaders, Registry,
 };
-use warmroute_scheduler::{Scheduler, SchedulerBuilder, Scratch};
+use warmroute_scheduler::{
+    Decider, Disaggregation, HelperStage, NamedDecider, OnFailure, ProfileHandler, Scheduler,
+    SchedulerBuilder, Scratch, StageOrder,
+};
 
 /// Takes out every third row, so that the kept rows must be copied.
 struct ThirdsFilter;
@@ -20,7 +23,8 @@ impl Filter for ThirdsFilter {
     }
 }
 
-fn scheduler(max_endpoints: u32, filtered: bool) -> Scheduler {
+/// How many profiles there are: the second helps the first one, as prefill does.
+fn scheduler(max_endpoints: u32, filtered: bool, profiles: usize) -> Scheduler {
     let mut registry = Registry::default();
     warmroute_builtin::register(&mut registry).unwrap();
     let build = |_: NoParameters, _: &mut BuildContext<'_>| Ok::<_, BuildError>(ThirdsFilter);
@@ -43,7 +47,22 @@ fn scheduler(max_endpoints: u32, filtered: bool) -> Scheduler {
         .plugin("max-score-picker", "max-score-picker", json!({"maxNumOfEndpoints": max_endpoints}))
         .unwrap();
     plugins.push(("max-score-picker", 1.0));
-    builder.profile("default", plugins).unwrap();
+    for profile in ["default", "helper"].into_iter().take(profiles) {
+        builder.profile(profile, plugins.clone()).unwrap();
+    }
+    if profiles > 1 {
+        let prefix = builder.prefix_column("decider", "approx-prefix-cache-producer");
+        let decider = Decider::UncachedTokens { least_uncached_tokens: 1, least_prompt_tokens: 0, prefix };
+        let decider = Some(NamedDecider { name: "decider".into(), decider });
+        let prefill = HelperStage { profile: "helper".into(), decider, on_failure: OnFailure::Aggregate };
+        builder.handler(ProfileHandler::Disaggregated(Disaggregation {
+            stage_order: StageOrder::DecodeFirst,
+            decode: "default".into(),
+            prefill: Some(prefill),
+            encode: None,
+            primary_port: None,
+        }));
+    }
     builder.build().unwrap().scheduler
 }
 
@@ -59,9 +78,10 @@ fn pool(rows: u32) -> CandidatesFixture {
 
 #[test]
 fn a_decision_allocates_nothing_after_warm_up() {
-    for (max_endpoints, filtered) in [(1, false), (1, true), (3, true)] {
-        let scheduler = scheduler(max_endpoints, filtered);
-        let request = request();
+    for (max_endpoints, filtered, profiles) in [(1, false, 1), (1, true, 1), (3, true, 1), (1, true, 2)] {
+        let scheduler = scheduler(max_endpoints, filtered, profiles);
+        let mut request = request();
+        request.prompt_tokens = Some(1000);
         for rows in [10, 100, 1000] {
             let pool = pool(rows);
             let mut scratch = Scratch::new();
@@ -74,13 +94,17 @@ fn a_decision_allocates_nothing_after_warm_up() {
                     let decision = scheduler.decide(&request, &pool.candidates(), &mut scratch).unwrap();
                     decision.report_picked(&request, &mut PickHeaders::default());
                     assert!(decision.table_row() < rows as usize);
+                    assert_eq!(decision.helpers().count(), profiles - 1);
                     let run = decision.primary();
                     let weighted: f64 =
                         run.scorers().map(|scorer| scorer.weighted(run.order()[0] as usize)).sum();
                     assert!((weighted - run.totals()[run.order()[0] as usize]).abs() < 1e-9);
                 }
             });
-            assert_eq!(then.count_total, 0, "{rows} rows, {max_endpoints} endpoints, filtered: {filtered}");
+            assert_eq!(
+                then.count_total, 0,
+                "{rows} rows, {max_endpoints} endpoints, filtered: {filtered}, {profiles} profiles"
+            );
         }
     }
 }
