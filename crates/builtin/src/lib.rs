@@ -22,6 +22,7 @@ mod active_request_scorer;
 mod built;
 mod by_label_filter;
 mod context_length_aware_scorer;
+mod header_based_testing_filter;
 mod header_label_affinity_scorer;
 mod kv_cache_utilization_scorer;
 mod label_selector_filter;
@@ -36,6 +37,9 @@ mod random_picker;
 mod running_requests_size_scorer;
 mod seeds;
 mod token_load_scorer;
+mod topology;
+mod topology_affinity_filter;
+mod topology_affinity_scorer;
 mod unknown_metrics;
 mod utilization_filter;
 mod weighted_random_picker;
@@ -43,6 +47,7 @@ mod weighted_random_picker;
 pub use active_request_scorer::ActiveRequestScorer;
 pub use by_label_filter::ByLabelFilter;
 pub use context_length_aware_scorer::{ContextLengthAwareScorer, ContextLengthFilter};
+pub use header_based_testing_filter::HeaderBasedTestingFilter;
 pub use header_label_affinity_scorer::HeaderLabelAffinityScorer;
 pub use kv_cache_utilization_scorer::KvCacheUtilizationScorer;
 pub use label_selector_filter::LabelSelectorFilter;
@@ -55,6 +60,9 @@ pub use queue_scorer::QueueScorer;
 pub use random_picker::RandomPicker;
 pub use running_requests_size_scorer::RunningRequestsSizeScorer;
 pub use token_load_scorer::TokenLoadScorer;
+pub use topology::TopologyLevel;
+pub use topology_affinity_filter::TopologyAffinityFilter;
+pub use topology_affinity_scorer::TopologyAffinityScorer;
 pub use unknown_metrics::UnknownMetrics;
 pub use utilization_filter::UtilizationFilter;
 pub use weighted_random_picker::WeightedRandomPicker;
@@ -124,6 +132,16 @@ fn register_request_filters(registry: &mut Registry) -> Result<(), DuplicateType
         "context-length-filter",
         "keeps endpoints whose label allows prompts of this length, and those without the label",
         ContextLengthFilter::build,
+    )?;
+    registry.filter(
+        "topology-affinity-filter",
+        "keeps the endpoints nearest to the one that an earlier profile picked",
+        TopologyAffinityFilter::build,
+    )?;
+    registry.filter(
+        "header-based-testing-filter",
+        "keeps the endpoints that the header test-epp-endpoint-selection lists, for tests of gateways",
+        |_: NoParameters, _: &mut BuildContext<'_>| Ok(HeaderBasedTestingFilter),
     )
 }
 
@@ -182,6 +200,11 @@ fn register_affinity_scorers(registry: &mut Registry) -> Result<(), DuplicateTyp
         "header-label-affinity-scorer",
         "prefers endpoints whose label equals a header of the request",
         HeaderLabelAffinityScorer::build,
+    )?;
+    registry.scorer(
+        "topology-affinity-scorer",
+        "prefers endpoints near the one that an earlier profile picked",
+        TopologyAffinityScorer::build,
     )
 }
 

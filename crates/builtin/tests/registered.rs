@@ -14,6 +14,7 @@ context-length-aware: scorer enableFiltering=false label=\"llm-d.ai/context-leng
 context-length-filter: filter label=\"llm-d.ai/context-length-range\"
 decode-filter: filter
 encode-filter: filter
+header-based-testing-filter: filter
 header-label-affinity-scorer: scorer headerName labelKey
 kv-cache-utilization-scorer: scorer unknownMetrics=\"below-fresh\"
 label-selector-filter: filter matchExpressions=[] matchLabels={}
@@ -31,6 +32,8 @@ random-picker: picker maxNumOfEndpoints=1
 running-requests-size-scorer: scorer unknownMetrics=\"below-fresh\"
 token-load-scorer: scorer inFlightLoadProducerName=\"inflight-load-producer\" prefixMatchInfoProducerName=null \
 queueThresholdTokens=4194304
+topology-affinity-filter: filter minAffinity=\"host\" topologyProducerName=null
+topology-affinity-scorer: scorer topologyProducerName=null
 utilization-filter: filter conditions fallbackOnEmpty=false \
 inFlightLoadProducerName=\"inflight-load-producer\" unknownMetrics=\"below-fresh\"
 weighted-random-picker: picker maxNumOfEndpoints=1
