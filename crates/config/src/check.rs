@@ -10,7 +10,7 @@ use crate::profiles::{self, free_name};
 use crate::yaml::{Node, shown};
 use crate::{
     CheckedConfig, ConfigError, FileDiscoverySpec, KnownTypes, MetricsSourceSpec, Place, PluginSpec,
-    PrefixProducerSpec, TokenBackend, TokenProducerSpec, host_plugins, sections, text,
+    PrefixProducerSpec, TokenBackend, TokenProducerSpec, handlers, host_plugins, sections, text,
 };
 
 const KIND: &str = "EndpointPickerConfig";
@@ -18,15 +18,15 @@ const API_VERSIONS: [&str; 3] =
     ["llm-d.ai/v1", "llm-d.ai/v1alpha1", "inference.networking.x-k8s.io/v1alpha1"];
 
 /// Types that read prefix matches and can't do without; the parameter that names the producer is the same for all.
-const PREFIX_READERS: [&str; 3] =
-    ["prefix-cache-scorer", "no-hit-lru-scorer", "prefix-cache-affinity-filter"];
+const PREFIX_READERS: [&str; 4] =
+    ["prefix-cache-scorer", "no-hit-lru-scorer", "prefix-cache-affinity-filter", "prefix-based-pd-decider"];
 /// Types that the peer is about to drop.
 const DEPRECATED_FILTERS: [&str; 2] = ["by-label", "by-label-selector"];
 /// Reads prefix matches where there are any.
 const TOKEN_LOAD_SCORER: &str = "token-load-scorer";
 const PREFIX_PRODUCER: &str = "precise-prefix-cache-producer";
 const PEERS_PREFIX_PRODUCER: &str = "approx-prefix-cache-producer";
-const PRODUCER_PARAMETER: &str = "prefixMatchInfoProducerName";
+pub(crate) const PRODUCER_PARAMETER: &str = "prefixMatchInfoProducerName";
 
 /// Reads and checks a configuration: YAML or JSON. `name` is what to call it in errors, usually its path.
 ///
@@ -67,7 +67,6 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
     envelope(&mut fields, mistakes);
     sections::feature_gates(fields.list("featureGates", mistakes), mistakes);
     let declared = plugins::read(fields.list("plugins", mistakes), known, mistakes);
-    profiles::check_handlers(&declared, mistakes);
     let profiles = profiles::read(fields.list("schedulingProfiles", mistakes), &declared, mistakes);
     let layer = sections::data_layer(fields.node("dataLayer"), &declared, mistakes);
     if let Some(node) = fields.node("flowControl") {
@@ -84,6 +83,13 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
     let prefix_producer = prefix_producer(&declared, mistakes);
     let mut plugins = scheduling_plugins(&declared, prefix_producer.as_ref(), known, mistakes);
     plugins.extend(profiles.injected_picker.map(injected_picker));
+    let around = handlers::Surroundings {
+        declared: &declared,
+        profiles: &profiles.profiles,
+        plugins: &plugins,
+        prefix_producer: prefix_producer.as_ref(),
+    };
+    let handler = handlers::read(&around, mistakes);
     note_unused(&declared, &profiles.profiles, mistakes);
     let token_producer = plugins::only(&declared, HostType::TokenProducer, mistakes)
         .and_then(|plugin| host_plugins::token_producer(plugin, mistakes));
@@ -94,6 +100,7 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
         source: source.clone(),
         plugins,
         profiles: profiles.profiles,
+        handler,
         prefix_producer,
         token_producer,
         metrics_source,
@@ -210,25 +217,25 @@ fn bind(
         }
         Some(Value::String(name)) if *name == producer.name => true,
         Some(Value::String(name)) => {
-            let (message, hint) = if name == PEERS_PREFIX_PRODUCER {
-                let message = format!("{PEERS_PREFIX_PRODUCER} is known, but not available in this version");
-                (
-                    message,
-                    format!(
-                        "remove {PRODUCER_PARAMETER}: the exact matches of {} are read then",
-                        producer.name
-                    ),
-                )
-            } else {
-                let message = format!("there is no prefix producer called {}", shown(name));
-                (message, format!("did you mean {:?}?", producer.name))
-            };
+            let (message, hint) = no_such_producer(name, producer);
             let mistake = spec.mistake(PRODUCER_PARAMETER, message).with_hint(hint);
             mistakes.push(mistake);
             false
         }
         Some(_) => true,
     }
+}
+
+/// What to say of a producer's name that isn't `producer`'s, and what to do.
+pub(crate) fn no_such_producer(name: &str, producer: &PrefixProducerSpec) -> (String, String) {
+    if name == PEERS_PREFIX_PRODUCER {
+        let message = format!("{PEERS_PREFIX_PRODUCER} is known, but not available in this version");
+        let hint =
+            format!("remove {PRODUCER_PARAMETER}: the exact matches of {} are read then", producer.name);
+        return (message, hint);
+    }
+    let message = format!("there is no prefix producer called {}", shown(name));
+    (message, format!("did you mean {:?}?", producer.name))
 }
 
 fn injected_picker(name: String) -> PluginSpec {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::place::Source;
-use crate::{ConfigError, Mistake, Notice, Place, TokenProducerSpec};
+use crate::{ConfigError, Mistake, Notice, Place, ProfileHandlerSpec, TokenProducerSpec};
 
 /// A configuration without mistakes, with every default filled in.
 #[derive(Clone, Debug)]
@@ -17,8 +17,10 @@ pub struct CheckedConfig {
     pub source: Source,
     /// The filters, scorers and pickers to build, in the order of the file; injected ones come last.
     pub plugins: Vec<PluginSpec>,
-    /// The scheduling profiles; exactly one.
+    /// The scheduling profiles; at least one, and more only if the handler chooses.
     pub profiles: Vec<ProfileSpec>,
+    /// What chooses among them.
+    pub handler: ProfileHandlerSpec,
     /// The producer of exact prefix matches; `None` if nothing asks for prefix matches.
     pub prefix_producer: Option<PrefixProducerSpec>,
     /// Where token ids come from; `None` if the configuration doesn't say, which leaves an estimate.

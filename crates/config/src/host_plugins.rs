@@ -14,7 +14,7 @@ pub(crate) use token_producer::token_producer;
 use crate::fields::{Fields, Mistakes};
 use crate::plugins::Declared;
 
-const PORT: std::ops::RangeInclusive<u64> = 1..=65535;
+pub(crate) const PORT: std::ops::RangeInclusive<u64> = 1..=65535;
 
 /// No parameters, for a host plugin that takes none.
 pub(crate) fn none(declared: &Declared<'_>, mistakes: &mut Mistakes) {

@@ -12,6 +12,8 @@ mod check;
 mod checked;
 mod endpoints;
 mod fields;
+mod handler_spec;
+mod handlers;
 mod host_plugins;
 mod known_types;
 mod peer_type_list;
@@ -34,6 +36,10 @@ pub use checked::{
     ProfileSpec,
 };
 pub use endpoints::{ListedEndpoint, read_endpoints};
+pub use handler_spec::{
+    DeciderKind, DeciderSpec, DisaggregationSpec, HandlerKind, OnFailureSpec, ProfileHandlerSpec,
+    StageOrderSpec, StageSpec,
+};
 pub use known_types::{KnownTypes, ParameterMistake, SchedulingKind};
 pub use peer_type_list::{PeerType, peer_types};
 pub use place::{ConfigError, Mistake, Notice, Place, Source};

@@ -7,7 +7,10 @@ use crate::Parser;
 /// A part of the host that a configuration may name as a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HostType {
-    SingleProfileHandler,
+    Handler(HandlerType),
+    Decider(DeciderType),
+    /// Writes the headers of a disaggregated request, which the handler does anyway.
+    HeaderWriter,
     PrefixProducer,
     TokenProducer,
     MetricsSource,
@@ -18,9 +21,36 @@ pub(crate) enum HostType {
     Always(&'static str),
 }
 
+/// What a profile handler is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandlerType {
+    Single,
+    Disagg,
+    Pd,
+    DataParallel,
+    Header,
+}
+
+/// What a decider of a profile handler is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeciderType {
+    Always,
+    Prefix,
+    Multimodal,
+}
+
 /// What the host has, by type.
 pub(crate) const HOST_TYPES: &[(&str, HostType)] = &[
-    ("single-profile-handler", HostType::SingleProfileHandler),
+    ("single-profile-handler", HostType::Handler(HandlerType::Single)),
+    ("disagg-profile-handler", HostType::Handler(HandlerType::Disagg)),
+    ("pd-profile-handler", HostType::Handler(HandlerType::Pd)),
+    ("data-parallel-profile-handler", HostType::Handler(HandlerType::DataParallel)),
+    ("header-profile-handler", HostType::Handler(HandlerType::Header)),
+    ("always-disagg-pd-decider", HostType::Decider(DeciderType::Always)),
+    ("prefix-based-pd-decider", HostType::Decider(DeciderType::Prefix)),
+    ("always-disagg-multimodal-decider", HostType::Decider(DeciderType::Multimodal)),
+    ("disagg-headers-handler", HostType::HeaderWriter),
+    ("prefill-header-handler", HostType::HeaderWriter),
     ("precise-prefix-cache-producer", HostType::PrefixProducer),
     ("token-producer", HostType::TokenProducer),
     ("tokenizer", HostType::TokenProducer),
@@ -36,6 +66,7 @@ pub(crate) const HOST_TYPES: &[(&str, HostType)] = &[
         "endpoint-notification-source",
         HostType::Always("every endpoint's events are subscribed to as soon as it is known"),
     ),
+    ("topology-extractor", HostType::Always("topology plugins read the labels of endpoints as they are")),
     ("inflight-load-producer", HostType::Always("requests in flight are always counted")),
     (
         "utilization-detector",
@@ -72,21 +103,7 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
         &["precise-prefix-cache-scorer", "multicluster-prefix-cache-scorer"],
         "use precise-prefix-cache-producer with prefix-cache-scorer",
     ),
-    (
-        &[
-            "disagg-profile-handler",
-            "pd-profile-handler",
-            "data-parallel-profile-handler",
-            "header-profile-handler",
-            "disagg-headers-handler",
-            "prefill-header-handler",
-            "prefix-based-pd-decider",
-            "always-disagg-pd-decider",
-            "always-disagg-multimodal-decider",
-            "p2p-source-producer",
-        ],
-        "one scheduling profile decides; use single-profile-handler",
-    ),
+    (&["p2p-source-producer"], "remove it"),
     (
         &["lmetric-scorer"],
         "it is in an experimental image of the EPP only; use prefix-cache-scorer with queue-scorer",
@@ -99,8 +116,6 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
             "endpoint-attribute-filter",
             "session-affinity-filter",
             "multicluster-session-affinity-filter",
-            "topology-affinity-filter",
-            "header-based-testing-filter",
         ],
         "remove it and its place in the profile",
     ),
@@ -111,7 +126,6 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
             "mm-embeddings-cache-scorer",
             "session-affinity-scorer",
             "endpoint-attribute-scorer",
-            "topology-affinity-scorer",
         ],
         "remove it and its place in the profile",
     ),
@@ -156,7 +170,6 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
             "dcgm-data-source",
             "dcgm-extractor",
             "k8s-notification-source",
-            "topology-extractor",
         ],
         "remove it; metrics-data-source is the only source",
     ),

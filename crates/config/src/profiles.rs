@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use crate::fields::{Fields, Mistakes};
-use crate::peer_types::HostType;
 use crate::plugins::{Declared, Kind};
 use crate::sections::undeclared;
 use crate::yaml::{Node, shown};
@@ -35,10 +34,6 @@ pub(crate) fn read(list: &[Node], declared: &[Declared<'_>], mistakes: &mut Mist
         let name = name.map_or("", |(name, _)| name);
         let plugins = references_of(references, declared, mistakes);
         profiles.push(ProfileSpec { name: name.to_owned(), plugins, place: Some(node.place) });
-    }
-    if let Some(second) = list.get(1) {
-        let hint = "a handler that chooses among profiles is not available in this version; keep one";
-        mistakes.hinted(second.place, "there is more than one scheduling profile", hint);
     }
     if list.is_empty() {
         profiles.push(default_profile(declared, mistakes));
@@ -140,11 +135,4 @@ pub(crate) fn free_name(name: &str, declared: &[Declared<'_>]) -> String {
         free.push_str("-injected");
     }
     free
-}
-
-/// Mistakes about profile handlers.
-pub(crate) fn check_handlers(declared: &[Declared<'_>], mistakes: &mut Mistakes) {
-    if let Some(handler) = crate::plugins::only(declared, HostType::SingleProfileHandler, mistakes) {
-        crate::host_plugins::none(handler, mistakes);
-    }
 }

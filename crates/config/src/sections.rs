@@ -266,8 +266,10 @@ struct Expected {
 
 const SOURCES: &Expected =
     &Expected { what: "source", types: &["metrics-data-source", "endpoint-notification-source"] };
-const EXTRACTORS: &Expected =
-    &Expected { what: "extractor", types: &["core-metrics-extractor", "precise-prefix-cache-producer"] };
+const EXTRACTORS: &Expected = &Expected {
+    what: "extractor",
+    types: &["core-metrics-extractor", "precise-prefix-cache-producer", "topology-extractor"],
+};
 const DISCOVERIES: &Expected = &Expected { what: "discovery of endpoints", types: &["file-discovery"] };
 
 fn check_ref(

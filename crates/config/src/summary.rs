@@ -18,6 +18,9 @@ impl CheckedConfig {
             // Writing to a String can't fail.
             let _ = write!(text, "\n  profile {}: {}", profile.name, plugins.join(", "));
         }
+        if let Some(handler) = self.handler.summary() {
+            let _ = write!(text, "\n  handler: {handler}");
+        }
         if let Some(producer) = &self.prefix_producer {
             let speculative = match producer.speculative_indexing {
                 true => format!(", picked blocks expected for at least {:?}", producer.speculative_ttl),

@@ -420,7 +420,7 @@ const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
     (
         "plugins:\n- type: single-profile-handler\n- {type: single-profile-handler, name: b}\n",
         5,
-        "there can be one single-profile-handler, and b is another",
+        "there can be one profile handler, and b is another (the first is single-profile-handler in line 4;",
     ),
     (
         "plugins:\n- type: single-profile-handler\n  parameters: {a: 1}\n",
