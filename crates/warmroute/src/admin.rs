@@ -109,6 +109,8 @@ struct Status {
     decisions: u64,
     /// Decisions poorer than the policy asked for, per kind; kinds that never happened are left out.
     fallbacks: BTreeMap<&'static str, u64>,
+    /// Requests by the stages that had an endpoint of their own; empty unless a handler has several stages.
+    disaggregation: BTreeMap<String, u64>,
     endpoints: Vec<EndpointStatus>,
 }
 
@@ -139,6 +141,7 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
         config_changes: admin.reloads.lock().clone(),
         decisions: admin.receipts.decided(),
         fallbacks: fallbacks(&admin.metrics),
+        disaggregation: admin.metrics.requests.decisions_by_type(),
         endpoints: snapshot
             .states
             .iter()

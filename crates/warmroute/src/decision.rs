@@ -3,7 +3,10 @@
 //! One lock, because a burst must see its own charges: two requests decided side by side on the same figures would both
 //! go to the endpoint that looked best.
 
+mod charging;
+mod conditional_decode;
 mod explanation;
+mod routing;
 mod signals;
 
 use std::sync::Arc;
@@ -13,15 +16,16 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use warmroute_kv_index::KvIndex;
 use warmroute_plugin::{Endpoint, InferenceRequest, PickHeaders};
-use warmroute_scheduler::{Decision, ScheduleError, Scratch};
+use warmroute_scheduler::{Decision, ScheduleError, Scratch, Stage};
 
 use crate::engine_events::{Expectation, Expectations};
-use crate::lease::Charge;
+use crate::lease::{Charge, HelperLease};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
-use crate::pool::{Pool, PoolSnapshot};
+use crate::pool::Pool;
 use crate::prompt::{KeysWanted, PromptKeys};
-use crate::receipt::{CandidateLine, Fallback};
+use crate::receipt::{CandidateLine, Fallback, HandlerLine, ProfileLine};
+use charging::Charging;
 use signals::Signals;
 
 /// Decides for one pool.
@@ -50,10 +54,27 @@ pub struct Decided {
     pub charge: Charge,
     /// What the engine is expected to hold because of this.
     pub expectation: Option<Expectation>,
-    /// Headers that the plugins want to have set.
+    /// Endpoints that help the first one.
+    pub helpers: Vec<HelperPick>,
+    /// Where the gateway sends the request, best first: the endpoints' addresses unless the handler wants another
+    /// port.
+    pub destinations: Vec<String>,
+    /// Headers that the plugins want to have set, and those by which the handler tells endpoints of each other.
     pub headers: PickHeaders,
     /// For the receipt.
     pub explanation: Explanation,
+}
+
+/// An endpoint that does a stage of a request for the one that the request goes to.
+pub struct HelperPick {
+    /// Which stage.
+    pub stage: Stage,
+    /// The profile that picked it.
+    pub profile: Arc<str>,
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// What the request holds there.
+    pub lease: HelperLease,
 }
 
 /// What the receipt says of a decision.
@@ -73,6 +94,10 @@ pub struct Explanation {
     pub predicted_cached_tokens: u32,
     /// The same with what it is expected to hold soon.
     pub expected_cached_tokens: u32,
+    /// What the handler decided, if it has several stages.
+    pub handler: Option<HandlerLine>,
+    /// The profiles beside the one that decides where the request goes.
+    pub other_profiles: Vec<ProfileLine>,
     /// Fallbacks that showed during the decision.
     pub fallbacks: Vec<Fallback>,
 }
@@ -83,6 +108,11 @@ pub enum NotDecided {
     /// The pool, or the subset of it that the request allows, is empty.
     #[error("failed to find endpoint candidates for serving the request")]
     NoCandidates,
+    /// The request goes nowhere unless its prompt is cached there, and it isn't.
+    #[error(
+        "the picked endpoint holds nothing of the prompt, and the request prefers no other (Prefer: if-available)"
+    )]
+    NotCached,
     /// The profile left or picked nothing.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
@@ -158,7 +188,18 @@ impl Decider {
         signals.read_attributes(&policy.scheduler);
         let candidates = signals.candidates(&snapshot.endpoints)?;
         let decision = policy.scheduler.decide(request, &candidates, scratch)?;
-        Ok(self.charge(request, prompt, policy.expects_for, &snapshot, signals, &decision))
+        if conditional_decode::is_asked_for(request) && signals.held_blocks(decision.table_row()).0 == 0 {
+            return Err(NotDecided::NotCached);
+        }
+        let charging = Charging {
+            request,
+            prompt,
+            expects_for: policy.expects_for,
+            expectations: &self.expectations,
+            snapshot: &snapshot,
+            signals,
+        };
+        Ok(charge(&policy, &charging, &decision))
     }
 
     /// Picks the endpoint with the fewest requests in flight, ties at random, without running the profile.
@@ -185,42 +226,33 @@ impl Decider {
             endpoints: vec![state.endpoint.clone()],
             charge: state.load.charge(prompt_tokens),
             expectation: None,
+            helpers: Vec::new(),
+            destinations: vec![state.endpoint.address.to_string()],
             headers: PickHeaders::default(),
             explanation: Explanation { considered: rows.len(), ..Explanation::default() },
         })
     }
+}
 
-    fn charge(
-        &self,
-        request: &InferenceRequest,
-        prompt: Option<&PromptKeys>,
-        expects_for: Option<Duration>,
-        snapshot: &PoolSnapshot,
-        signals: &Signals,
-        decision: &Decision<'_>,
-    ) -> Decided {
-        let row = decision.table_row();
-        let state = &snapshot.states[signals.pool_row(row)];
-        let mut explanation = explanation::explain(decision, snapshot, signals);
-        let mut expectation = None;
-        if let (Some(prompt), Some(size)) = (prompt, state.block_size_tokens())
-            && let Some(set) = prompt.set(size)
-        {
-            explanation.prompt_blocks = set.total_blocks();
-            let (known, expected) = signals.cached_tokens(row, &prompt.prompt_tokens, size);
-            explanation.predicted_cached_tokens = known;
-            explanation.expected_cached_tokens = expected;
-            if let (Some(shortest), Some(slot)) = (expects_for, state.engine.slot()) {
-                let known_blocks = |at| signals.known_blocks(row, at);
-                expectation = Some(self.expectations.expect(slot, prompt, size, known_blocks, shortest));
-            }
-        }
-        // What the engine has to compute: the rest is in its cache, or will be when it gets there.
-        let uncached = request.prompt_tokens.unwrap_or(0).saturating_sub(explanation.expected_cached_tokens);
-        let charge = state.load.charge(u64::from(uncached));
-        let mut headers = PickHeaders::default();
-        decision.report_picked(request, &mut headers);
-        let picked = decision.table_rows().map(|row| snapshot.endpoints[signals.pool_row(row)].clone());
-        Decided { endpoints: picked.collect(), charge, expectation, headers, explanation }
-    }
+/// Charges every picked endpoint and says what is to be done about the decision.
+fn charge(policy: &Policy, charging: &Charging<'_>, decision: &Decision<'_>) -> Decided {
+    let (snapshot, signals) = (charging.snapshot, charging.signals);
+    let row = decision.table_row();
+    let mut explanation = explanation::explain(policy, decision, charging);
+    let cached = charging.cached(row);
+    explanation.prompt_blocks = cached.prompt_blocks;
+    explanation.predicted_cached_tokens = cached.known_tokens;
+    explanation.expected_cached_tokens = cached.expected_tokens;
+    let expectation = charging.expectation(row);
+    let helpers: Vec<HelperPick> = charging.helpers(decision).collect();
+    let prefills = helpers.iter().any(|helper| helper.stage == Stage::Prefill);
+    let charge = charging.charge(row, !prefills);
+    let mut headers = PickHeaders::default();
+    decision.report_picked(charging.request, &mut headers);
+    let handler = policy.scheduler.handler();
+    routing::set_headers(handler, decision, &mut headers.request);
+    let endpoint = |row: usize| snapshot.endpoints[signals.pool_row(row)].clone();
+    let endpoints: Vec<_> = decision.table_rows().map(endpoint).collect();
+    let destinations = endpoints.iter().map(|endpoint| routing::destination(handler, endpoint)).collect();
+    Decided { endpoints, charge, expectation, helpers, destinations, headers, explanation }
 }

@@ -1,5 +1,7 @@
 //! What is in effect, written as a configuration: what was left out of a file stands in it, with its default.
 
+mod handler;
+
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,6 +11,8 @@ use warmroute_config::{
     PluginSpec, PrefixProducerSpec, ProfileSpec, ResolutionSpec, TokenBackend, TokenProducerSpec,
 };
 use warmroute_plugin::{PluginKind, Registry};
+
+use handler::handler_entries;
 
 /// A checked configuration as an `EndpointPickerConfig` in which nothing is left to defaults. Reading it gives the
 /// same configuration again.
@@ -89,7 +93,7 @@ impl EffectiveConfig {
         plugins.extend(config.discovery.as_ref().map(file_discovery));
         let parsers = config.parsers.iter().map(|parser| parser.plugin_type());
         plugins.extend(parsers.clone().map(|parser| entry(parser, parser, json!({}))));
-        plugins.push(entry("single-profile-handler", "single-profile-handler", json!({})));
+        plugins.extend(handler_entries(&config.handler));
         let sources = config.metrics_source.iter().map(|source| SourceEntry {
             plugin_ref: source.name.clone(),
             extractors: vec![reference(METRICS_EXTRACTOR)],

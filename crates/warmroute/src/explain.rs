@@ -10,7 +10,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
 use crate::cli::ExplainOptions;
-use crate::receipt::{CandidateLine, Receipt};
+use crate::receipt::{CandidateLine, HandlerLine, ProfileLine, Receipt};
 
 /// Fetches the receipt and gives the text to print.
 ///
@@ -88,6 +88,9 @@ pub fn describe(receipt: &Receipt) -> String {
             steps.receive_us, steps.prompt_us, steps.decide_us
         ),
     );
+    if let Some(handler) = &receipt.handler {
+        handler_lines(&mut text, handler, receipt);
+    }
     for fallback in &receipt.fallbacks {
         let detail =
             if fallback.detail.is_empty() { String::new() } else { format!(": {}", fallback.detail) };
@@ -95,18 +98,67 @@ pub fn describe(receipt: &Receipt) -> String {
     }
     if !receipt.candidates.is_empty() {
         text.push('\n');
-        candidate_table(&mut text, receipt);
+        candidate_table(&mut text, &receipt.candidates, receipt.pick.as_deref());
     }
-    let omitted = receipt.candidates_considered.saturating_sub(receipt.candidates.len());
-    if omitted > 0 {
-        line(&mut text, format_args!("  … and {omitted} more candidates"));
+    omitted_line(&mut text, receipt.candidates_considered, receipt.candidates.len());
+    for profile in &receipt.other_profiles {
+        text.push('\n');
+        profile_lines(&mut text, profile, receipt.candidates_considered);
     }
     text
 }
 
-fn candidate_table(text: &mut String, receipt: &Receipt) {
-    let scorers: Vec<&str> = receipt
-        .candidates
+/// What the handler decided, and why.
+fn handler_lines(text: &mut String, handler: &HandlerLine, receipt: &Receipt) {
+    let others = receipt
+        .other_profiles
+        .iter()
+        .filter_map(|profile| Some(format!(", {} at {}", profile.stage, profile.pick.as_deref()?)));
+    let others: String = others.collect();
+    let profile = &receipt.profile;
+    line(text, format_args!("  {} ({}): profile {profile} decides{others}", handler.decision, handler.name));
+    for decider in &handler.deciders {
+        line(text, format_args!("    {} by {}: {}", decider.stage, decider.decider, decider.verdict));
+    }
+}
+
+/// What a profile said that helps the one that decides.
+fn profile_lines(text: &mut String, profile: &ProfileLine, considered: usize) {
+    let outcome = match (&profile.pick, &profile.failure) {
+        (Some(pick), _) => format!("picked {pick}"),
+        (None, Some(failure)) => format!("nothing: {failure}"),
+        (None, None) => "nothing".to_owned(),
+    };
+    let runner_up = profile.runner_up.as_ref().map_or_else(String::new, |name| format!(", runner-up {name}"));
+    line(
+        text,
+        format_args!(
+            "  {} by profile {}: {outcome}; {} of {considered} kept{runner_up}",
+            profile.stage, profile.profile, profile.kept
+        ),
+    );
+    if profile.pick.is_some() {
+        let (known, expected) = (profile.predicted_cached_tokens, profile.expected_cached_tokens);
+        line(
+            text,
+            format_args!(
+                "  predicted to be served from its KV cache: {known} tokens ({expected} with what is expected there soon)"
+            ),
+        );
+    }
+    candidate_table(text, &profile.candidates, profile.pick.as_deref());
+    omitted_line(text, considered, profile.candidates.len());
+}
+
+fn omitted_line(text: &mut String, considered: usize, listed: usize) {
+    let omitted = considered.saturating_sub(listed);
+    if omitted > 0 {
+        line(text, format_args!("  … and {omitted} more candidates"));
+    }
+}
+
+fn candidate_table(text: &mut String, candidates: &[CandidateLine], pick: Option<&str>) {
+    let scorers: Vec<&str> = candidates
         .iter()
         .find(|candidate| !candidate.scores.is_empty())
         .map(|candidate| candidate.scores.iter().map(|score| &*score.scorer).collect())
@@ -115,8 +167,8 @@ fn candidate_table(text: &mut String, receipt: &Receipt) {
     header.extend(scorers.iter().map(|scorer| (*scorer).to_owned()));
     header.extend(["blocks held", "waiting", "running", "kv", "in flight", "metrics"].map(str::to_owned));
     let mut rows = vec![header];
-    for candidate in &receipt.candidates {
-        let picked = receipt.pick.as_deref() == Some(&*candidate.endpoint);
+    for candidate in candidates {
+        let picked = pick == Some(&*candidate.endpoint);
         rows.push(candidate_row(candidate, scorers.len(), picked));
     }
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -195,5 +247,56 @@ mod tests {
         assert!(text.contains("7 (+2 expected)"), "{text}");
         assert!(text.contains("fallback tokenize-deadline: over 200 ms"), "{text}");
         assert!(text.contains("… and 2 more candidates"), "{text}");
+        assert!(!text.contains("profile"), "one profile needs no word: {text}");
+    }
+
+    #[test]
+    fn a_receipt_of_several_profiles_says_what_each_picked_and_why() {
+        let decider = crate::receipt::DeciderLine {
+            stage: "prefill".to_owned(),
+            decider: "pd".into(),
+            disaggregates: true,
+            verdict: "yes: always".to_owned(),
+        };
+        let handler = HandlerLine {
+            name: "h".into(),
+            plugin_type: "disagg-profile-handler".into(),
+            decision: "prefill-decode".to_owned(),
+            deciders: vec![decider],
+        };
+        let candidate =
+            |endpoint: &str| CandidateLine { endpoint: endpoint.into(), ..CandidateLine::default() };
+        let prefill = ProfileLine {
+            profile: "p".into(),
+            stage: "prefill".to_owned(),
+            pick: Some("127.0.0.3:8000".into()),
+            kept: 1,
+            candidates: vec![candidate("127.0.0.3:8000")],
+            ..ProfileLine::default()
+        };
+        let encode = ProfileLine {
+            profile: "e".into(),
+            stage: "encode".to_owned(),
+            failure: Some("filter f of profile e left no endpoint".to_owned()),
+            ..ProfileLine::default()
+        };
+        let receipt = Receipt {
+            pick: Some("127.0.0.2:8000".into()),
+            profile: "d".into(),
+            candidates_considered: 2,
+            candidates: vec![candidate("127.0.0.2:8000")],
+            handler: Some(handler),
+            other_profiles: vec![prefill, encode],
+            ..Receipt::default()
+        };
+        let text = describe(&receipt);
+        for part in [
+            "prefill-decode (h): profile d decides, prefill at 127.0.0.3:8000\n    prefill by pd: yes: always\n",
+            "\n  prefill by profile p: picked 127.0.0.3:8000; 1 of 2 kept\n",
+            "→ 127.0.0.3:8000",
+            "encode by profile e: nothing: filter f of profile e left no endpoint; 0 of 2 kept\n",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 }

@@ -74,14 +74,37 @@ pub struct Lease {
     charge: Charge,
     /// Blocks that the engine is expected to hold soon because of this request; withdrawn some time after the end.
     _expectation: Option<Expectation>,
+    /// What it holds at endpoints that help the one that it goes to.
+    helpers: Vec<HelperLease>,
     _running: Counted,
+}
+
+/// What one request holds at an endpoint that computes its prompt or encodes its media for another one.
+#[derive(Debug)]
+pub struct HelperLease {
+    /// Given back as soon as the other endpoint answers: its work is done by then.
+    charge: Option<Charge>,
+    _expectation: Option<Expectation>,
+}
+
+impl HelperLease {
+    /// Holds a charge, and an expectation if there is one.
+    pub fn new(charge: Charge, expectation: Option<Expectation>) -> Self {
+        Self { charge: Some(charge), _expectation: expectation }
+    }
 }
 
 impl Lease {
     /// Holds a charge, an expectation if there is one, and a place in the gauge of running requests.
     pub fn new(charge: Charge, expectation: Option<Expectation>, running: IntGauge) -> Self {
         running.inc();
-        Self { charge, _expectation: expectation, _running: Counted(running) }
+        Self { charge, _expectation: expectation, helpers: Vec::new(), _running: Counted(running) }
+    }
+
+    /// The same lease, which holds something at other endpoints too.
+    #[must_use]
+    pub fn with_helpers(self, helpers: Vec<HelperLease>) -> Self {
+        Self { helpers, ..self }
     }
 }
 
@@ -89,6 +112,9 @@ impl StreamLease for Lease {
     /// The engine answers when the prompt is computed.
     fn response_headers(&mut self, _status: Option<u16>, _headers: &HeaderList) {
         self.charge.prefill_is_over();
+        for helper in &mut self.helpers {
+            helper.charge = None;
+        }
     }
 }
 
@@ -108,5 +134,23 @@ mod tests {
         drop(first);
         drop(second);
         assert_eq!(load.in_flight(), InFlight::default());
+    }
+
+    #[test]
+    fn a_helper_is_free_when_the_answer_begins_or_the_request_ends() {
+        let running = || IntGauge::new("running", "running").unwrap();
+        for answers in [true, false] {
+            let [decode, prefill] = [(); 2].map(|()| Arc::new(EndpointLoad::default()));
+            let helpers = vec![HelperLease::new(prefill.charge(100), None)];
+            let mut lease = Lease::new(decode.charge(0), None, running()).with_helpers(helpers);
+            assert_eq!(prefill.in_flight(), InFlight { requests: 1, prompt_tokens: 100 });
+            if answers {
+                lease.response_headers(Some(200), &HeaderList::default());
+                assert_eq!(prefill.in_flight(), InFlight::default());
+                assert_eq!(decode.in_flight().requests, 1);
+            }
+            drop(lease);
+            assert_eq!((prefill.in_flight(), decode.in_flight()), (InFlight::default(), InFlight::default()));
+        }
     }
 }

@@ -28,6 +28,7 @@ pub mod effective_config;
 pub mod engine_events;
 pub mod explain;
 pub mod grpc;
+mod handler;
 pub mod health;
 pub mod lease;
 pub mod metrics;

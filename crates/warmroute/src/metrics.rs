@@ -3,10 +3,11 @@
 //! Names that begin with `llm_d_epp_` are the llm-d Router EPP's, with its labels and buckets, so that its dashboards
 //! work. Names that begin with `warmroute_` have no counterpart there.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -17,6 +18,9 @@ const MODEL_LABELS: usize = 1000;
 
 /// Bucket bounds in seconds of the peer's fast steps.
 const FAST_SECONDS: [f64; 10] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1];
+
+/// Labels of decisions about stages.
+const DECISION_LABELS: [&str; 4] = ["plugin_name", "plugin_type", "model_name", "decision_type"];
 
 /// Finer bounds in seconds for steps that take microseconds.
 const STEP_SECONDS: [f64; 18] = [
@@ -60,6 +64,10 @@ pub struct RequestMetrics {
     pub decision_seconds: Histogram,
     /// Decisions that were poorer than the profile asked for, per kind.
     pub fallbacks: IntCounterVec,
+    /// Where the stages of a request run, per handler, model and decision type.
+    pub disaggregation: IntCounterVec,
+    /// The same for pd-profile-handler alone, under the name that it had.
+    pub prefill_decode: IntCounterVec,
     /// Changes of the configuration, per outcome.
     pub reloads: IntCounterVec,
     /// Prompt tokens of decided requests.
@@ -165,6 +173,19 @@ impl Metrics {
 }
 
 impl RequestMetrics {
+    /// Requests by the stages that had an endpoint of their own, over all handlers and models.
+    pub fn decisions_by_type(&self) -> BTreeMap<String, u64> {
+        let mut by_type = BTreeMap::new();
+        for metric in self.disaggregation.collect().iter().flat_map(|family| family.get_metric()) {
+            let label = metric.get_label().iter().find(|label| label.name() == "decision_type");
+            if let Some(label) = label {
+                *by_type.entry(label.value().to_owned()).or_default() +=
+                    metric.get_counter().get_value() as u64;
+            }
+        }
+        by_type
+    }
+
     fn try_new(make: &Maker) -> Result<Self, prometheus::Error> {
         let model = ["model_name", "target_model_name", "fairness_id", "priority"];
         Ok(Self {
@@ -202,6 +223,16 @@ impl RequestMetrics {
                 "warmroute_fallbacks_total",
                 "Decisions that were poorer than the profile asked for.",
                 &["kind"],
+            )?,
+            disaggregation: make.counters(
+                "llm_d_epp_disagg_decision_total",
+                "Requests by the stages that have an endpoint of their own.",
+                &DECISION_LABELS,
+            )?,
+            prefill_decode: make.counters(
+                "llm_d_epp_pd_decision_total",
+                "The same for pd-profile-handler alone.",
+                &DECISION_LABELS,
             )?,
             reloads: make.counters(
                 "warmroute_config_reloads_total",
@@ -310,10 +341,7 @@ struct Maker {
 }
 
 impl Maker {
-    fn keep<C: prometheus::core::Collector + Clone + 'static>(
-        &self,
-        metric: C,
-    ) -> Result<C, prometheus::Error> {
+    fn keep<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, prometheus::Error> {
         self.registry.register(Box::new(metric.clone()))?;
         Ok(metric)
     }

@@ -14,7 +14,7 @@ use crate::decision::{Decided, Decider, Explanation, NotDecided};
 use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::prompt::{PromptReader, ReadRequest};
-use crate::receipt::{Fallback, FallbackNote, Receipt, ReceiptRing, StepTimes};
+use crate::receipt::{Fallback, FallbackNote, HandlerLine, Receipt, ReceiptRing, StepTimes};
 
 /// Label values of things that come with later features, spelt as the llm-d Router EPP spells their defaults.
 const DEFAULT_FAIRNESS_ID: &str = "default-flow";
@@ -120,12 +120,15 @@ impl Picker {
         self.metrics.requests.total.with_label_values(&labels).inc();
         let answer = match outcome {
             Ok(decided) => {
-                let endpoints = decided.endpoints;
-                draft.explain(decided.explanation, &endpoints);
+                if let Some(handler) = &decided.explanation.handler {
+                    self.count_stages(handler, &model);
+                }
+                draft.explain(decided.explanation, &decided.endpoints);
                 let running = self.metrics.requests.running.with_label_values(&labels);
-                let lease = Lease::new(decided.charge, decided.expectation, running);
+                let helpers = decided.helpers.into_iter().map(|helper| helper.lease).collect();
+                let lease = Lease::new(decided.charge, decided.expectation, running).with_helpers(helpers);
                 let mut picked = Picked::new(String::new(), lease);
-                picked.destinations = endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+                picked.destinations = decided.destinations;
                 picked.set_headers = header_list(&decided.headers.request);
                 picked.response_headers = header_list(&decided.headers.response);
                 Ok(picked)
@@ -142,6 +145,15 @@ impl Picker {
         self.observe(&draft);
         self.receipts.push(draft.receipt);
         answer
+    }
+
+    /// Counts a decision about stages.
+    fn count_stages(&self, handler: &HandlerLine, model: &str) {
+        let labels = [&*handler.name, &*handler.plugin_type, model, &handler.decision];
+        self.metrics.requests.disaggregation.with_label_values(&labels).inc();
+        if &*handler.plugin_type == "pd-profile-handler" {
+            self.metrics.requests.prefill_decode.with_label_values(&labels).inc();
+        }
     }
 
     fn observe(&self, draft: &Draft) {
@@ -217,6 +229,8 @@ impl Draft {
         receipt.prompt_blocks = explanation.prompt_blocks;
         receipt.predicted_cached_tokens = explanation.predicted_cached_tokens;
         receipt.expected_cached_tokens = explanation.expected_cached_tokens;
+        receipt.handler = explanation.handler;
+        receipt.other_profiles = explanation.other_profiles;
         receipt.pick = endpoints.first().map(|endpoint| endpoint.address.clone());
         for kind in explanation.fallbacks {
             receipt.fallbacks.push(FallbackNote { kind, detail: String::new() });
@@ -266,6 +280,10 @@ fn refusal_of(error: &NotDecided) -> Refusal {
     match error {
         NotDecided::NoCandidates => {
             Refusal::new(503, "ServiceUnavailable", error.to_string()).with_reason("rejected-no-endpoints")
+        }
+        NotDecided::NotCached => Refusal::new(412, "PreconditionFailed", error.to_string()),
+        NotDecided::Schedule(error @ ScheduleError::StageFailed { .. }) => {
+            Refusal::new(429, "ResourceExhausted", error.to_string()).with_reason("rejected-saturated")
         }
         NotDecided::Schedule(ScheduleError::FilteredOut { .. }) => {
             Refusal::new(429, "ResourceExhausted", "no endpoints available for the given request")

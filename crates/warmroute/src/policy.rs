@@ -17,6 +17,10 @@ use crate::tasks::Tasks;
 pub struct Policy {
     /// The profiles with their plugins.
     pub scheduler: Scheduler,
+    /// Name of the profile handler.
+    pub handler_name: Arc<str>,
+    /// Its type.
+    pub handler_type: Arc<str>,
     /// How long at least what was just picked is expected at its engine; None turns expectation off.
     pub expects_for: Option<Duration>,
     /// Which bodies are read, and how.
@@ -44,6 +48,8 @@ impl Policy {
         let producer = config.prefix_producer.as_ref().filter(|producer| producer.speculative_indexing);
         Ok(Self {
             scheduler: built.scheduler,
+            handler_name: config.handler.name.as_str().into(),
+            handler_type: config.handler.plugin_type.as_str().into(),
             expects_for: producer.map(|producer| producer.speculative_ttl),
             parsers: config.parsers.iter().filter_map(|parser| api_parser(*parser)).collect(),
             summary: config.summary(),

@@ -11,6 +11,7 @@ use warmroute_plugin::{BuildContext, Needs, PluginKind, Registry};
 use warmroute_scheduler::{BuiltScheduler, SchedulerBuilder};
 
 use crate::cli::ServeOptions;
+use crate::handler::profile_handler;
 use crate::reload::read_bounded;
 
 /// The text of a configuration and where it is from.
@@ -93,17 +94,20 @@ fn takes_parameters(registry: &Registry, plugin: &PluginSpec) -> Result<(), Para
 /// A profile can't be put together, or a plugin reads prefix matches that nothing produces.
 pub fn build_scheduler(config: &CheckedConfig, registry: &Registry) -> anyhow::Result<BuiltScheduler> {
     let mut builder = SchedulerBuilder::new(registry);
-    // A plugin that no profile names isn't built, so that nothing is computed for it.
+    let profiles = || config.profiles.iter().filter(|profile| config.handler.runs(&profile.name));
+    // A plugin that is in no profile that runs isn't built, so that nothing is computed for it.
     let named = |plugin: &&PluginSpec| {
-        config.profiles.iter().any(|p| p.plugins.iter().any(|reference| reference.plugin_ref == plugin.name))
+        profiles().any(|p| p.plugins.iter().any(|reference| reference.plugin_ref == plugin.name))
     };
     for plugin in config.plugins.iter().filter(named) {
         builder.plugin(&plugin.name, &plugin.plugin_type, plugin.parameters.clone())?;
     }
-    for profile in &config.profiles {
+    for profile in profiles() {
         let plugins = profile.plugins.iter().map(|plugin| (plugin.plugin_ref.as_str(), plugin.weight));
         builder.profile(&profile.name, plugins)?;
     }
+    let handler = profile_handler(config, &mut builder)?;
+    builder.handler(handler);
     let built = builder.build()?;
     let producer = config.prefix_producer.as_ref().map(|producer| producer.name.as_str());
     for wanted in built.scheduler.prefix_producers() {

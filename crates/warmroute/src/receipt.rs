@@ -49,11 +49,15 @@ pub enum Fallback {
     MetricsNotFresh,
     /// A scorer gave a score that is not a number; it counted as 0.
     ScoreNotANumber,
+    /// The prompt was to be computed at an endpoint of its own and there was none: the decode endpoint does it.
+    NoPrefillEndpoint,
+    /// Media were to be encoded at an endpoint of its own and there was none: another stage's endpoint does it.
+    NoEncodeEndpoint,
 }
 
 impl Fallback {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::NoTokenizer,
         Self::NotTokenizable,
         Self::LikelyRefusedByEngine,
@@ -70,6 +74,8 @@ impl Fallback {
         Self::NoEvents,
         Self::MetricsNotFresh,
         Self::ScoreNotANumber,
+        Self::NoPrefillEndpoint,
+        Self::NoEncodeEndpoint,
     ];
 
     /// The word used in metrics, receipts and logs.
@@ -91,6 +97,8 @@ impl Fallback {
             Self::NoEvents => "no-events",
             Self::MetricsNotFresh => "metrics-not-fresh",
             Self::ScoreNotANumber => "score-not-a-number",
+            Self::NoPrefillEndpoint => "no-prefill-endpoint",
+            Self::NoEncodeEndpoint => "no-encode-endpoint",
         }
     }
 }
@@ -180,6 +188,59 @@ pub struct CandidateLine {
     pub expected_blocks: u32,
 }
 
+/// What a profile handler that runs several profiles made of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandlerLine {
+    /// Name of the handler in the config.
+    pub name: Arc<str>,
+    /// Its type.
+    pub plugin_type: Arc<str>,
+    /// The stages that have an endpoint of their own: `decode-only`, `prefill-decode`, `encode-decode` or
+    /// `encode-prefill-decode`.
+    pub decision: String,
+    /// What the deciders said.
+    pub deciders: Vec<DeciderLine>,
+}
+
+/// What one decider said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeciderLine {
+    /// `prefill` or `encode`.
+    pub stage: String,
+    /// Name of the decider in the config.
+    pub decider: Arc<str>,
+    /// Whether it wants the stage at an endpoint of its own.
+    pub disaggregates: bool,
+    /// Yes or no, and why.
+    pub verdict: String,
+}
+
+/// What a profile beside the one that decides where the request goes picked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProfileLine {
+    /// The profile.
+    pub profile: Arc<str>,
+    /// `prefill` or `encode`.
+    pub stage: String,
+    /// The picked endpoint; absent if there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pick: Option<Arc<str>>,
+    /// The best endpoint that was not picked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner_up: Option<Arc<str>>,
+    /// Why there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    /// Endpoints that its filters kept.
+    pub kept: usize,
+    /// The listed candidates, best total first, filtered ones last.
+    pub candidates: Vec<CandidateLine>,
+    /// Prompt tokens that the picked engine should serve from its cache, by what it is known to hold.
+    pub predicted_cached_tokens: u32,
+    /// The same if what it is expected to hold soon counts too.
+    pub expected_cached_tokens: u32,
+}
+
 /// Time spent in each step, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepTimes {
@@ -229,6 +290,12 @@ pub struct Receipt {
     pub predicted_cached_tokens: u32,
     /// The same if what it is expected to hold soon counts too.
     pub expected_cached_tokens: u32,
+    /// What the handler decided, if it is one that has several stages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handler: Option<HandlerLine>,
+    /// The other profiles that ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_profiles: Vec<ProfileLine>,
     /// Everything that made this decision poorer than the profile asked for.
     pub fallbacks: Vec<FallbackNote>,
     /// Why the request was refused, if it was.

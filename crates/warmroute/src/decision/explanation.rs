@@ -1,14 +1,19 @@
 //! What a receipt says of a decision.
 
 use warmroute_plugin::MetricsState;
-use warmroute_scheduler::{Decision, ProfileRun};
+use warmroute_scheduler::{Decision, ProfileRun, Stage, StageRun};
 
 use super::Explanation;
+use super::charging::Charging;
 use super::signals::Signals;
+use crate::policy::Policy;
 use crate::pool::PoolSnapshot;
-use crate::receipt::{CandidateLine, Fallback, Freshness, LISTED_CANDIDATES, ScorerLine};
+use crate::receipt::{
+    CandidateLine, DeciderLine, Fallback, Freshness, HandlerLine, LISTED_CANDIDATES, ProfileLine, ScorerLine,
+};
 
-pub(super) fn explain(decision: &Decision<'_>, snapshot: &PoolSnapshot, signals: &Signals) -> Explanation {
+pub(super) fn explain(policy: &Policy, decision: &Decision<'_>, charging: &Charging<'_>) -> Explanation {
+    let (snapshot, signals) = (charging.snapshot, charging.signals);
     let run = decision.primary();
     let mut fallbacks = Vec::new();
     if signals.metrics.iter().any(|state| state.fresh().is_none()) {
@@ -21,18 +26,68 @@ pub(super) fn explain(decision: &Decision<'_>, snapshot: &PoolSnapshot, signals:
     if decision.table().prefix_columns() > 0 && (0..signals.len()).any(is_unseen) {
         fallbacks.push(Fallback::NoEvents);
     }
-    if run.scorers().any(|scorer| scorer.not_a_number > 0) {
+    if decision.stages().any(|stage| stage.run.scorers().any(|scorer| scorer.not_a_number > 0)) {
         fallbacks.push(Fallback::ScoreNotANumber);
     }
+    fallbacks.extend(decision.stages().filter(|stage| stage.failure.is_some()).filter_map(|stage| {
+        match stage.stage {
+            Stage::Primary => None,
+            Stage::Prefill => Some(Fallback::NoPrefillEndpoint),
+            Stage::Encode => Some(Fallback::NoEncodeEndpoint),
+        }
+    }));
     let address = |row: usize| snapshot.endpoints[signals.pool_row(row)].address.clone();
     Explanation {
         profile: run.name().clone(),
         considered: signals.len(),
         candidates: candidate_lines(&run, snapshot, signals),
         runner_up: run.runner_up().map(|kept| address(run.kept()[kept] as usize)),
+        handler: handler_line(policy, decision),
+        other_profiles: decision.stages().filter_map(|stage| profile_line(&stage, charging)).collect(),
         fallbacks,
         ..Explanation::default()
     }
+}
+
+fn handler_line(policy: &Policy, decision: &Decision<'_>) -> Option<HandlerLine> {
+    let deciders = decision.stages().filter_map(|stage| {
+        let (decider, verdict) = stage.decider.zip(stage.verdict)?;
+        Some(DeciderLine {
+            stage: stage.stage.to_string(),
+            decider: decider.clone(),
+            disaggregates: verdict.runs,
+            verdict: verdict.to_string(),
+        })
+    });
+    Some(HandlerLine {
+        name: policy.handler_name.clone(),
+        plugin_type: policy.handler_type.clone(),
+        decision: decision.decision_type()?.to_owned(),
+        deciders: deciders.collect(),
+    })
+}
+
+/// What a profile said that ran and isn't the primary one.
+fn profile_line(stage: &StageRun<'_>, charging: &Charging<'_>) -> Option<ProfileLine> {
+    let ran = stage.has_picked() || stage.failure.is_some();
+    if stage.stage == Stage::Primary || !ran {
+        return None;
+    }
+    let (run, signals) = (&stage.run, charging.signals);
+    let address = |row: usize| charging.snapshot.endpoints[signals.pool_row(row)].address.clone();
+    let picked = run.table_rows().next();
+    let cached = picked.map(|row| charging.cached(row)).unwrap_or_default();
+    Some(ProfileLine {
+        profile: run.name().clone(),
+        stage: stage.stage.to_string(),
+        pick: picked.map(address),
+        runner_up: run.runner_up().map(|kept| address(run.kept()[kept] as usize)),
+        failure: stage.failure.as_ref().map(ToString::to_string),
+        kept: run.kept().len(),
+        candidates: candidate_lines(run, charging.snapshot, signals),
+        predicted_cached_tokens: cached.known_tokens,
+        expected_cached_tokens: cached.expected_tokens,
+    })
 }
 
 /// The best candidates by total, then filtered ones, as many as a receipt lists.

@@ -47,6 +47,25 @@ schedulingProfiles:
   - pluginRef: max-score-picker
 ";
 
+/// Prefill for every request, where there is an endpoint for it.
+pub(crate) const PREFILL_DECODE: &str = "
+apiVersion: llm-d.ai/v1
+kind: EndpointPickerConfig
+plugins:
+- type: disagg-profile-handler
+  parameters: {deciders: {prefill: always-disagg-pd-decider}}
+- type: always-disagg-pd-decider
+- type: decode-filter
+- type: prefill-filter
+- type: prefix-cache-scorer
+- type: max-score-picker
+schedulingProfiles:
+- name: decode
+  plugins: [{pluginRef: decode-filter}, {pluginRef: prefix-cache-scorer}, {pluginRef: max-score-picker}]
+- name: prefill
+  plugins: [{pluginRef: prefill-filter}, {pluginRef: prefix-cache-scorer}, {pluginRef: max-score-picker}]
+";
+
 /// Block size that the fixture's engines announce.
 pub(crate) const BLOCK_TOKENS: u32 = 16;
 

@@ -11,4 +11,5 @@ mod picking;
 mod reload;
 mod rendering;
 mod repository;
+mod stages;
 mod subscription;
