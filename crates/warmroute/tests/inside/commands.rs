@@ -171,10 +171,32 @@ dataLayer:
   discovery: {endpoints: {pluginRef: file-discovery}}
 ";
 
+/// Profiles for every kind of handler that takes several.
+const HANDLED: &str = "\
+apiVersion: llm-d.ai/v1
+kind: EndpointPickerConfig
+plugins:
+- HANDLER
+- {type: prefix-based-pd-decider, name: d, parameters: {nonCachedTokens: 16}}
+- type: max-score-picker
+schedulingProfiles:
+- {name: decode, plugins: [{pluginRef: max-score-picker}]}
+- {name: prefill, plugins: [{pluginRef: max-score-picker}]}
+- {name: helper, plugins: [{pluginRef: max-score-picker}]}
+- {name: encode, plugins: [{pluginRef: max-score-picker}]}
+";
+
 #[test]
 fn the_effective_configuration_has_every_default_and_reads_as_itself() {
     let files = Files::new();
-    for text in [SPARSE, warmroute_config::BUILT_IN] {
+    let old = "{type: pd-profile-handler, parameters: {primaryPort: 8000, deciderPluginName: d}}";
+    let new = "{type: disagg-profile-handler, parameters: {stageOrder: decode-first, profiles: {prefill: helper}, \
+               deciders: {prefill: d, encode: d}, onPrefillFailure: refuse}}";
+    let first = "{type: disagg-profile-handler, parameters: {stageOrder: prefill-first, profiles: {prefill: helper}}}";
+    let named = "{type: header-profile-handler, parameters: {headerName: X-Stage}}";
+    let handlers = [old, new, first, named].map(|handler| HANDLED.replace("HANDLER", handler));
+    let handlers = handlers.iter().map(String::as_str);
+    for text in [SPARSE, warmroute_config::BUILT_IN].into_iter().chain(handlers) {
         let path = files.write("given.yaml", text);
         let first = report(&options(&path))["effective"].clone();
         assert!(first.is_object());

@@ -17,7 +17,7 @@ pub(super) const ROWS: &[Row] = &[
                 headers: &[("x-data-parallel-host-port", "d0")],
             }],
         },
-        until: &["data-parallel-profile-handler"],
+        until: &[],
     },
     Row {
         file: "deploy/02-epp-burst-prefix-cache-config.yaml",
@@ -111,20 +111,13 @@ pub(super) const ROWS: &[Row] = &[
         file: "deploy/07-pd-epp-config.yaml",
         peer: "deploy/config/pd-epp-config.yaml",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: PREFIX_AND_QUEUE },
-        until: &["approx-prefix-cache-producer", "prefix-based-pd-decider", "disagg-profile-handler"],
+        until: &["approx-prefix-cache-producer"],
     },
     Row {
         file: "deploy/08-pd-topology-epp-config.yaml",
         peer: "deploy/config/pd-topology-epp-config.yaml",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: PREFIX_AND_QUEUE },
-        until: &[
-            "approx-prefix-cache-producer",
-            "prefix-based-pd-decider",
-            "disagg-profile-handler",
-            "topology-extractor",
-            "topology-affinity-filter",
-            "topology-affinity-scorer",
-        ],
+        until: &["approx-prefix-cache-producer"],
     },
     Row {
         file: "deploy/09-probabilistic-admitter-epp-config.yaml",
@@ -148,7 +141,7 @@ pub(super) const ROWS: &[Row] = &[
                 headers: &[("x-prefiller-host-port", "p0")],
             }],
         },
-        until: &["always-disagg-multimodal-decider", "prefix-based-pd-decider", "disagg-profile-handler"],
+        until: &[],
     },
     Row {
         file: "deploy/11-sim-e-pd-epp-config.yaml",
@@ -163,7 +156,7 @@ pub(super) const ROWS: &[Row] = &[
                 headers: &[],
             }],
         },
-        until: &["always-disagg-multimodal-decider", "disagg-profile-handler"],
+        until: &[],
     },
     Row {
         file: "deploy/12-sim-epp-config.yaml",
@@ -225,7 +218,7 @@ pub(super) const ROWS: &[Row] = &[
         file: "deploy/17-sim-pd-epp-config.yaml",
         peer: "deploy/config/sim-pd-epp-config.yaml",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: PREFIX_AND_QUEUE },
-        until: &["approx-prefix-cache-producer", "prefix-based-pd-decider", "disagg-profile-handler"],
+        until: &["approx-prefix-cache-producer"],
     },
     Row {
         file: "deploy/18-sim-program-aware-config.yaml",

@@ -50,7 +50,7 @@ pub(super) const ROWS: &[Row] = &[
         file: "guides/06-pd-disaggregation.yaml",
         peer: "pd-disaggregation/router/pd-disaggregation.values.yaml @83bb7c18",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: AFFINITY_PD },
-        until: &["approx-prefix-cache-producer", "always-disagg-pd-decider", "disagg-profile-handler"],
+        until: &["approx-prefix-cache-producer"],
     },
     Row {
         file: "guides/07-pd-multi-tier.yaml",
@@ -59,7 +59,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["indexerConfig.kvCacheBackendConfigs"],
             why: "Tiers beside GPU memory are not matched yet.",
         },
-        until: &["disagg-headers-handler", "always-disagg-pd-decider", "disagg-profile-handler"],
+        until: &[],
     },
     Row {
         file: "guides/08-flow-control.yaml",
@@ -77,13 +77,13 @@ pub(super) const ROWS: &[Row] = &[
             by: &["disaggregatedset-rollout-screener"],
             why: "Revisions of a roll-out are not followed. The peer at the commit that is compared refuses `requiredRoles`.",
         },
-        until: &["disagg-headers-handler", "always-disagg-pd-decider", "disagg-profile-handler"],
+        until: &[],
     },
     Row {
         file: "guides/10-wide-ep-precise.yaml",
         peer: "wide-ep-lws/router/precise-routing.values.yaml @3b20d7f4",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: AFFINITY_PD },
-        until: &["disagg-headers-handler", "always-disagg-pd-decider", "disagg-profile-handler"],
+        until: &[],
     },
     Row {
         file: "guides/11-predicted-latency.yaml",
@@ -116,7 +116,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["predicted-latency-producer", "latency-scorer"],
             why: "There is no latency predictor yet.",
         },
-        until: &["disagg-headers-handler", "always-disagg-pd-decider", "disagg-profile-handler"],
+        until: &[],
     },
     Row {
         file: "guides/14-predicted-latency-multimodal.yaml",
@@ -191,7 +191,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["mm-embeddings-cache-producer", "mm-embeddings-cache-scorer"],
             why: "What encoders have cached is not followed yet.",
         },
-        until: &["always-disagg-multimodal-decider", "always-disagg-pd-decider", "disagg-profile-handler"],
+        until: &[],
     },
     Row {
         file: "guides/20-multimodal-e-pd.yaml",
@@ -218,7 +218,7 @@ pub(super) const ROWS: &[Row] = &[
                 },
             ],
         },
-        until: &["always-disagg-multimodal-decider", "disagg-profile-handler"],
+        until: &[],
     },
     Row {
         file: "guides/21-multimodal-precise-affinity.yaml",
@@ -245,7 +245,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["active-request-scorer, which is not declared"],
             why: "The peer refuses it too.",
         },
-        until: &["approx-prefix-cache-producer", "always-disagg-pd-decider", "disagg-profile-handler"],
+        until: &["approx-prefix-cache-producer"],
     },
     Row {
         file: "guides/24-agentic-serving-gpu-program-aware.yaml",
@@ -260,7 +260,7 @@ pub(super) const ROWS: &[Row] = &[
         file: "guides/25-agentic-serving-tpu-disagg.yaml",
         peer: "agentic-serving/router/agentic-serving-tpu-disagg.values.yaml @99fba218",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: AFFINITY_PD },
-        until: &["approx-prefix-cache-producer", "always-disagg-pd-decider", "disagg-profile-handler"],
+        until: &["approx-prefix-cache-producer"],
     },
     Row {
         file: "guides/26-batch-flow-control-evictable.yaml",
@@ -287,6 +287,6 @@ pub(super) const ROWS: &[Row] = &[
             by: &["context-length-aware: enableFiltering"],
             why: "A plugin is a filter or a scorer here, not both.",
         },
-        until: &["disagg-headers-handler", "always-disagg-pd-decider", "disagg-profile-handler"],
+        until: &[],
     },
 ];

@@ -169,6 +169,17 @@ const DIFFERS: &[(&str, &str)] = &[
         "Tokens can be made in process too, from the model's files: `local: {path: …}` or `--tokenizer`.",
     ),
     ("sglanghttp-parser", "A `text` is taken too, and estimated."),
+    (
+        "disagg-profile-handler",
+        "What happens if a stage finds no endpoint is a parameter: `onPrefillFailure`, `onEncodeFailure`: `aggregate` as \
+         there, or `refuse`. Headers that a client sends in the handler's names are removed.",
+    ),
+    ("pd-profile-handler", "As `disagg-profile-handler`."),
+    ("header-profile-handler", "A refusal lists the profiles; `defaultProfile` must be there."),
+    (
+        "prefix-based-pd-decider",
+        "Reads what the decode profile reads, or the producer that `prefixMatchInfoProducerName` names.",
+    ),
     ("file-discovery", "Strict; IPv6 and DNS names are taken too."),
 ];
 

@@ -70,7 +70,7 @@ pub(super) const ROWS: &[Row] = &[
                 },
             ],
         },
-        until: &["disagg-headers-handler", "always-disagg-pd-decider", "disagg-profile-handler"],
+        until: &[],
     },
     Row {
         file: "well-known/04-wide-ep-lws.yaml",
@@ -99,7 +99,7 @@ pub(super) const ROWS: &[Row] = &[
                 },
             ],
         },
-        until: &["disagg-headers-handler", "always-disagg-pd-decider", "disagg-profile-handler"],
+        until: &[],
     },
     Row {
         file: "well-known/05-wide-ep-lws-experimental-dp-aware.yaml",
@@ -114,7 +114,7 @@ pub(super) const ROWS: &[Row] = &[
                 headers: &[("x-prefiller-host-port", "p0")],
             }],
         },
-        until: &["prefill-header-handler", "prefix-based-pd-decider", "pd-profile-handler"],
+        until: &[],
     },
     Row {
         file: "well-known/06-flow-control.yaml",
