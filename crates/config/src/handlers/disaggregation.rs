@@ -276,7 +276,7 @@ pub(super) fn header_writers(
             continue;
         };
         let message =
-            format!("{} is deprecated: {} is built into the handler", plugin.name, plugin.plugin_type);
+            format!("{} is deprecated: the profile handler writes these headers itself", plugin.name);
         mistakes.notice(plugin.place, message);
         for (given, stage, what) in
             [(prefill, &stages.prefill, "prefill"), (encode, &stages.encode, "encode")]
