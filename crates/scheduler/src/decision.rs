@@ -73,7 +73,7 @@ impl<'a> Decision<'a> {
 
     /// The rows of the table that were picked: the endpoint, then fallbacks.
     pub fn table_rows(&self) -> impl ExactSizeIterator<Item = usize> + use<'a> {
-        self.primary().table_rows()
+        table_rows(&self.scratch.runs[self.primary])
     }
 
     /// Tells the filters and scorers of every profile that ran, and collects the headers that they want. To be
@@ -96,6 +96,10 @@ impl<'a> Decision<'a> {
         let profile = &self.scheduler.profiles()[outcome.profile];
         ProfileRun { profile, table: run.with_peer(&self.table), run }
     }
+}
+
+fn table_rows<'a>(run: &'a Run) -> impl ExactSizeIterator<Item = usize> + use<'a> {
+    run.order.iter().map(|&row| run.rows[row as usize] as usize)
 }
 
 /// What became of one stage of the handler's.
@@ -176,8 +180,7 @@ impl<'a> ProfileRun<'a> {
 
     /// The rows of the table that were picked: the endpoint, then fallbacks.
     pub fn table_rows(&self) -> impl ExactSizeIterator<Item = usize> + use<'a> {
-        let run = self.run;
-        run.order.iter().map(|&row| run.rows[row as usize] as usize)
+        table_rows(self.run)
     }
 
     /// The picked kept rows, best first: the endpoint, then fallbacks.

@@ -211,7 +211,7 @@ impl Scheduler {
             if verdict.is_none_or(|verdict| verdict.runs) {
                 match scratch.run(at).decide(&self.profiles[profile], request, table, first) {
                     Ok(row) => first = first.or(Some(row)),
-                    Err(error) => failure = Some(error.survived(planned, &self.profiles[profile])?),
+                    Err(error) => failure = Some(self.survived(error, planned, profile)?),
                 }
             } else {
                 scratch.run(at).clear();
@@ -222,6 +222,24 @@ impl Scheduler {
             scratch.outcomes.push(Outcome { profile, verdict, failure });
         }
         Ok(Decision { scheduler: self, table: *table, scratch, primary })
+    }
+
+    /// The error itself if the request is served without the stage.
+    #[cold]
+    fn survived(
+        &self,
+        error: RunError,
+        planned: &PlannedStage,
+        profile: usize,
+    ) -> Result<RunError, ScheduleError> {
+        let profile = &self.profiles[profile];
+        match (planned.stage, planned.on_failure) {
+            (_, OnFailure::Aggregate) => Ok(error),
+            (Stage::Primary, OnFailure::Refuse) => Err(error.of(profile)),
+            (stage, OnFailure::Refuse) => {
+                Err(ScheduleError::StageFailed { stage, why: Box::new(error.of(profile)) })
+            }
+        }
     }
 
     /// The profile that a header names; `None` for the default one.
@@ -243,17 +261,6 @@ impl Scheduler {
 }
 
 impl RunError {
-    /// Itself if the request is served without the stage.
-    fn survived(self, planned: &PlannedStage, profile: &Profile) -> Result<Self, ScheduleError> {
-        match (planned.stage, planned.on_failure) {
-            (_, OnFailure::Aggregate) => Ok(self),
-            (Stage::Primary, OnFailure::Refuse) => Err(self.of(profile)),
-            (stage, OnFailure::Refuse) => {
-                Err(ScheduleError::StageFailed { stage, why: Box::new(self.of(profile)) })
-            }
-        }
-    }
-
     pub(crate) fn of(self, profile: &Profile) -> ScheduleError {
         let name = Arc::clone(&profile.name);
         match self {
