@@ -117,7 +117,12 @@ impl CheckReport {
             || matches!(backend, Some(TokenBackend::Local { .. } | TokenBackend::Vllm(_)));
         let mut notices = config.notices.clone();
         for profile in &config.profiles {
-            notices.extend(ProfileCheck::new(profile, config, registry, has_tokens).notices());
+            // A plugin may be in several profiles, and is told about once.
+            for notice in ProfileCheck::new(profile, config, registry, has_tokens).notices() {
+                if !notices.contains(&notice) {
+                    notices.push(notice);
+                }
+            }
         }
         // What is about no place comes first; the order within a place stays.
         notices.sort_by_key(|notice| notice.place);
