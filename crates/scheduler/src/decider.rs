@@ -54,6 +54,8 @@ pub enum Reason {
     Tokens {
         /// Length of the prompt; `None` if it isn't known.
         prompt_tokens: Option<u32>,
+        /// Whether that is an estimate.
+        estimated: bool,
         /// Tokens that the endpoint picked so far holds, or is expected to hold soon.
         cached_tokens: u64,
         /// See [`Decider::UncachedTokens`].
@@ -91,6 +93,7 @@ impl Decider {
                     && uncached >= u64::from(least_uncached_tokens);
                 let reason = Reason::Tokens {
                     prompt_tokens,
+                    estimated: request.prompt_tokens_estimated,
                     cached_tokens,
                     least_uncached_tokens,
                     least_prompt_tokens,
@@ -111,12 +114,17 @@ impl fmt::Display for Verdict {
             Reason::Tokens { prompt_tokens: None, .. } => f.write_str("the length of the prompt isn't known"),
             Reason::Tokens {
                 prompt_tokens: Some(tokens),
+                estimated,
                 cached_tokens,
                 least_uncached_tokens,
                 least_prompt_tokens,
             } => {
                 let uncached = u64::from(tokens).saturating_sub(cached_tokens);
-                write!(f, "{tokens} prompt tokens, {cached_tokens} of them cached, {uncached} left; ")?;
+                let about = if estimated { "about " } else { "" };
+                write!(
+                    f,
+                    "{about}{tokens} prompt tokens, {cached_tokens} of them cached, {uncached} left; "
+                )?;
                 write!(f, "from nonCachedTokens {least_uncached_tokens} on")?;
                 match least_prompt_tokens {
                     0 => Ok(()),

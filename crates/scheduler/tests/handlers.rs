@@ -352,6 +352,7 @@ fn stages_that_share_a_profile_have_a_run_each() {
     let reasons: Vec<_> = decision.stages().filter_map(|stage| Some(stage.verdict?.reason)).collect();
     let tokens = Reason::Tokens {
         prompt_tokens: Some(1000),
+        estimated: false,
         cached_tokens: 64,
         least_uncached_tokens: 1,
         least_prompt_tokens: 0,

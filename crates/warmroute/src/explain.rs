@@ -91,11 +91,7 @@ pub fn describe(receipt: &Receipt) -> String {
     if let Some(handler) = &receipt.handler {
         handler_lines(&mut text, handler, receipt);
     }
-    for fallback in &receipt.fallbacks {
-        let detail =
-            if fallback.detail.is_empty() { String::new() } else { format!(": {}", fallback.detail) };
-        line(&mut text, format_args!("  fallback {}{detail}", fallback.kind.as_str()));
-    }
+    fallback_lines(&mut text, receipt);
     if !receipt.candidates.is_empty() {
         text.push('\n');
         candidate_table(&mut text, &receipt.candidates, receipt.pick.as_deref());
@@ -106,6 +102,14 @@ pub fn describe(receipt: &Receipt) -> String {
         profile_lines(&mut text, profile, receipt.candidates_considered);
     }
     text
+}
+
+fn fallback_lines(text: &mut String, receipt: &Receipt) {
+    for fallback in &receipt.fallbacks {
+        let detail =
+            if fallback.detail.is_empty() { String::new() } else { format!(": {}", fallback.detail) };
+        line(text, format_args!("  fallback {}{detail}", fallback.kind.as_str()));
+    }
 }
 
 /// What the handler decided, and why.

@@ -105,7 +105,7 @@ impl World {
             |at: usize| EndpointSpec { name: format!("e{at}"), host: format!("127.0.1.{at}"), port: 1 };
         // Half of them prefill.
         let labelled = |at: usize| {
-            let role = if at % 2 == 0 { "prefill" } else { "decode" };
+            let role = if at.is_multiple_of(2) { "prefill" } else { "decode" };
             let labels = BTreeMap::from([("llm-d.ai/role".to_owned(), role.to_owned())]);
             DiscoveredEndpoint { spec: spec(at), labels }
         };

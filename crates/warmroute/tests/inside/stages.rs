@@ -144,6 +144,16 @@ async fn media_are_encoded_elsewhere() {
     assert_eq!(in_flight(&fixture, 0), (1, 0));
     drop(decided);
     fixture.assert_nothing_in_flight();
+
+    // The same from a body, whose tokens can only be estimated.
+    let pairs = [(":method", "POST"), (":path", "/v1/chat/completions")];
+    let body = "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\
+                \"image_url\":{\"url\":\"http://127.0.0.1/a.png\"}},{\"type\":\"text\",\"text\":\"What is it?\"}]}]}";
+    let picked = fixture.picker.pick(HttpRequest::new(HeaderList::from_pairs(pairs), body)).await.unwrap();
+    assert_eq!(header(&picked, "x-encoder-hosts-ports"), Some(fixture.address(0).as_str()));
+    let text = describe(&last(&fixture));
+    assert!(text.contains("encode by always-disagg-multimodal-decider: yes: 1 media parts"), "{text}");
+    assert!(text.contains("prefill by prefix-based-pd-decider: yes: about "), "{text}");
 }
 
 #[tokio::test]
