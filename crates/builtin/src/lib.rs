@@ -10,6 +10,7 @@
 //!   [`ContextLengthAwareScorer`];
 //! - [`NoHitLruScorer`] remembers incarnations of endpoints, and ranks candidates only;
 //! - [`WeightedRandomPicker`] keeps the proportions of totals however small they are;
+//! - by default endpoints without recent metrics say nothing about saturation; see [`StalenessPolicy`];
 //! - there is no latency predictor, and one source of in-flight counts.
 //!
 //! Scorers that prefer idle endpoints by what the engines say read metrics: `queue-scorer`,
@@ -21,7 +22,9 @@ mod active_request_scorer;
 #[cfg(test)]
 mod built;
 mod by_label_filter;
+mod concurrency_detector;
 mod context_length_aware_scorer;
+mod go_duration;
 mod header_label_affinity_scorer;
 mod kv_cache_utilization_scorer;
 mod label_selector_filter;
@@ -34,14 +37,17 @@ mod producers;
 mod queue_scorer;
 mod random_picker;
 mod running_requests_size_scorer;
+mod saturation_detector;
 mod seeds;
 mod token_load_scorer;
 mod unknown_metrics;
+mod utilization_detector;
 mod utilization_filter;
 mod weighted_random_picker;
 
 pub use active_request_scorer::ActiveRequestScorer;
 pub use by_label_filter::ByLabelFilter;
+pub use concurrency_detector::ConcurrencyDetector;
 pub use context_length_aware_scorer::{ContextLengthAwareScorer, ContextLengthFilter};
 pub use header_label_affinity_scorer::HeaderLabelAffinityScorer;
 pub use kv_cache_utilization_scorer::KvCacheUtilizationScorer;
@@ -54,8 +60,10 @@ pub use prefix_cache_scorer::PrefixCacheScorer;
 pub use queue_scorer::QueueScorer;
 pub use random_picker::RandomPicker;
 pub use running_requests_size_scorer::RunningRequestsSizeScorer;
+pub use saturation_detector::{Saturation, SaturationDetector};
 pub use token_load_scorer::TokenLoadScorer;
 pub use unknown_metrics::UnknownMetrics;
+pub use utilization_detector::{StalenessPolicy, UtilizationDetector};
 pub use utilization_filter::UtilizationFilter;
 pub use weighted_random_picker::WeightedRandomPicker;
 
@@ -69,6 +77,7 @@ use warmroute_plugin::{BuildContext, DuplicateType, NoParameters, Registry};
 pub fn register(registry: &mut Registry) -> Result<(), DuplicateType> {
     register_label_filters(registry)?;
     register_request_filters(registry)?;
+    register_detectors(registry)?;
     register_load_scorers(registry)?;
     register_affinity_scorers(registry)?;
     register_pickers(registry)
@@ -124,6 +133,21 @@ fn register_request_filters(registry: &mut Registry) -> Result<(), DuplicateType
         "context-length-filter",
         "keeps endpoints whose label allows prompts of this length, and those without the label",
         ContextLengthFilter::build,
+    )
+}
+
+/// Detectors of saturation: in a profile they are filters; for the pool the host builds one as a
+/// [`SaturationDetector`].
+fn register_detectors(registry: &mut Registry) -> Result<(), DuplicateType> {
+    registry.filter(
+        SaturationDetector::UTILIZATION,
+        "tells by queues and KV cache how full the pool is; in a profile it takes out full endpoints, unless all are",
+        UtilizationDetector::build,
+    )?;
+    registry.filter(
+        SaturationDetector::CONCURRENCY,
+        "tells by what we have in flight how full the pool is; in a profile it takes out full endpoints, even all",
+        ConcurrencyDetector::build,
     )
 }
 

@@ -10,6 +10,8 @@ const LISTING: &str = "\
 active-request-scorer: scorer idleThreshold=0 inFlightLoadProducerName=\"inflight-load-producer\" maxBusyScore=1.0
 by-label: filter allowsNoLabel=false label validValues=[]
 by-label-selector: filter matchExpressions=[] matchLabels={}
+concurrency-detector: filter concurrencyMode=\"requests\" headroom=0.0 \
+inFlightLoadProducerName=\"inflight-load-producer\" maxConcurrency=100 maxTokenConcurrency=1000000
 context-length-aware: scorer enableFiltering=false label=\"llm-d.ai/context-length-range\"
 context-length-filter: filter label=\"llm-d.ai/context-length-range\"
 decode-filter: filter
@@ -31,6 +33,8 @@ random-picker: picker maxNumOfEndpoints=1
 running-requests-size-scorer: scorer unknownMetrics=\"below-fresh\"
 token-load-scorer: scorer inFlightLoadProducerName=\"inflight-load-producer\" prefixMatchInfoProducerName=null \
 queueThresholdTokens=4194304
+utilization-detector: filter headroom=0.0 kvCacheUtilThreshold=0.8 metricsStalenessThreshold=\"200ms\" \
+queueDepthThreshold=5 stalenessPolicy=\"ignore\"
 utilization-filter: filter conditions fallbackOnEmpty=false \
 inFlightLoadProducerName=\"inflight-load-producer\" unknownMetrics=\"below-fresh\"
 weighted-random-picker: picker maxNumOfEndpoints=1
