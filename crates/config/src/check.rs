@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::fields::{Fields, Mistakes};
-use crate::peer_types::HostType;
+use crate::peer_types::{DETECTORS, HostType};
 use crate::place::Source;
 use crate::plugins::{self, Declared, Kind};
 use crate::profiles::{self, free_name};
@@ -55,10 +55,13 @@ pub fn check(name: &str, text: &[u8], known: &KnownTypes) -> Result<CheckedConfi
     };
     match config {
         Some(mut config) if mistakes.is_empty() => {
-            config.notices = mistakes.into_notices();
+            config.notices = mistakes.take_notices();
             Ok(config)
         }
-        _ => Err(ConfigError::new(source, mistakes.into_list())),
+        _ => {
+            let notices = mistakes.take_notices();
+            Err(ConfigError::new(source, mistakes.into_list()).with_notices(notices))
+        }
     }
 }
 
@@ -70,21 +73,21 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
     profiles::check_handlers(&declared, mistakes);
     let profiles = profiles::read(fields.list("schedulingProfiles", mistakes), &declared, mistakes);
     let layer = sections::data_layer(fields.node("dataLayer"), &declared, mistakes);
-    if let Some(node) = fields.node("flowControl") {
-        sections::flow_control(node, &declared, mistakes);
-    }
+    let flow_control = fields.node("flowControl");
+    let detector = flow_control.and_then(|node| sections::flow_control(node, &declared, mistakes));
     let handler = fields.node("requestHandler");
     let parsers = sections::parsers(handler, fields.node("parser"), &declared, mistakes);
-    if let Some(node) = fields.node("saturationDetector") {
+    let old_detector = fields.node("saturationDetector").and_then(|node| {
         mistakes.notice(node.place, "saturationDetector at the top is deprecated: it belongs to flowControl");
-        sections::saturation_detector(node, &declared, mistakes);
-    }
+        sections::saturation_detector(node, &declared, mistakes)
+    });
     fields.finish(mistakes);
 
     let prefix_producer = prefix_producer(&declared, mistakes);
     let mut plugins = scheduling_plugins(&declared, prefix_producer.as_ref(), known, mistakes);
-    plugins.extend(profiles.injected_picker.map(injected_picker));
-    note_unused(&declared, &profiles.profiles, mistakes);
+    let saturation_detector = saturation_detector(detector.or(old_detector), &plugins);
+    plugins.extend(profiles.injected_picker.map(|name| injected(name, "max-score-picker")));
+    note_unused(&declared, &profiles.profiles, &saturation_detector, mistakes);
     let token_producer = plugins::only(&declared, HostType::TokenProducer, mistakes)
         .and_then(|plugin| host_plugins::token_producer(plugin, mistakes));
     let metrics_source = metrics_source(&declared, layer.inject_defaults, mistakes);
@@ -98,6 +101,7 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
         metrics_source,
         discovery,
         parsers,
+        saturation_detector,
         notices: Vec::new(),
     }
 }
@@ -230,25 +234,48 @@ fn bind(
     }
 }
 
-fn injected_picker(name: String) -> PluginSpec {
+/// The pool's saturation detector: the one that is referred to by name or, if it isn't declared, by type; else, as at
+/// the peer, the one that is called as the default one is, or the default one.
+fn saturation_detector(referred_to: Option<String>, plugins: &[PluginSpec]) -> PluginSpec {
+    let name = referred_to.unwrap_or_else(|| DETECTORS[0].to_owned());
+    let is_it = |plugin: &&PluginSpec| plugin.name == name && is_detector(plugin);
+    let plugin_type = DETECTORS.into_iter().find(|known| *known == name).unwrap_or(DETECTORS[0]);
+    plugins.iter().find(is_it).cloned().unwrap_or_else(|| injected(name, plugin_type))
+}
+
+fn is_detector(plugin: &PluginSpec) -> bool {
+    DETECTORS.contains(&plugin.plugin_type.as_str())
+}
+
+fn injected(name: String, plugin_type: &str) -> PluginSpec {
     PluginSpec {
         name,
-        plugin_type: "max-score-picker".to_owned(),
+        plugin_type: plugin_type.to_owned(),
         parameters: Value::Object(Map::new()),
         place: None,
         parameter_places: std::collections::BTreeMap::new(),
     }
 }
 
-fn note_unused(declared: &[Declared<'_>], profiles: &[crate::ProfileSpec], mistakes: &mut Mistakes) {
+fn note_unused(
+    declared: &[Declared<'_>],
+    profiles: &[crate::ProfileSpec],
+    detector: &PluginSpec,
+    mistakes: &mut Mistakes,
+) {
     for plugin in declared {
         match plugin.kind {
             Kind::Scheduling(_) => {
                 let mut references = profiles.iter().flat_map(|profile| &profile.plugins);
-                if !references.any(|reference| reference.plugin_ref == plugin.name) {
+                let is_used = references.any(|reference| reference.plugin_ref == plugin.name);
+                if !is_used && plugin.name != detector.name {
+                    let nor = match DETECTORS.contains(&plugin.plugin_type.as_str()) {
+                        true => ", nor is it flowControl.saturationDetector",
+                        false => "",
+                    };
                     mistakes.notice(
                         plugin.place,
-                        format!("{} is in no scheduling profile, so it does nothing", plugin.name),
+                        format!("{} is in no scheduling profile{nor}, so it does nothing", plugin.name),
                     );
                 }
             }

@@ -29,6 +29,9 @@ pub struct CheckedConfig {
     pub discovery: Option<FileDiscoverySpec>,
     /// The parsers in the order in which they are tried.
     pub parsers: Vec<Parser>,
+    /// What tells how full the pool is, so that requests of negative priority can be refused. It is one of
+    /// [`plugins`](Self::plugins) if the file declares it.
+    pub saturation_detector: PluginSpec,
     /// What an operator should know, in the order of the text; what isn't about a place comes first.
     pub notices: Vec<Notice>,
 }

@@ -32,14 +32,13 @@ pub(crate) const HOST_TYPES: &[(&str, HostType)] = &[
         HostType::Always("every endpoint's events are subscribed to as soon as it is known"),
     ),
     ("inflight-load-producer", HostType::Always("requests in flight are always counted")),
-    (
-        "utilization-detector",
-        HostType::Always("it only decides about requests of negative priority, and there are none yet"),
-    ),
     ("fcfs-ordering-policy", HostType::Always("requests aren't queued")),
     ("global-strict-fairness-policy", HostType::Always("requests aren't queued")),
     ("static-usage-limit-policy", HostType::Always("requests aren't queued")),
 ];
+
+/// Filters that can also tell how full the pool is; the first one does unless another is named.
+pub(crate) const DETECTORS: [&str; 2] = ["utilization-detector", "concurrency-detector"];
 
 /// What the host has by this name.
 pub(crate) fn host_type(plugin_type: &str) -> Option<HostType> {
@@ -137,7 +136,6 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
             "slo-deadline-ordering-policy",
             "priority-holdback-policy",
             "soft-reflective-ceiling-policy",
-            "concurrency-detector",
             "sheddable-eviction-filter",
             "priority-then-time-eviction-order-policy",
         ],

@@ -52,6 +52,7 @@ impl CheckedConfig {
             let watched = if file.watch_file { ", watched" } else { ", read once" };
             let _ = write!(text, "\n  endpoints: {} with {}{watched}", file.name, file.path.display());
         }
+        let _ = write!(text, "\n  saturation: {}", described(&self.saturation_detector));
         let parsers: Vec<&str> = self.parsers.iter().map(|parser| parser.plugin_type()).collect();
         let _ = write!(text, "\n  parsers: {}", parsers.join(", "));
         text
