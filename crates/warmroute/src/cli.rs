@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::objectives::{ObjectiveArg, objective_arg};
 use crate::peer_flags::PeerFlags;
 
 /// An endpoint picker for LLM inference: sends each request to the engine whose KV cache is warmest.
@@ -143,6 +144,10 @@ pub struct ServeOptions {
     #[arg(long, default_value_t = 32 * 1024 * 1024, value_name = "BYTES")]
     pub max_request_body_bytes: usize,
 
+    /// Priority of an inference objective, which clients name in the header x-llm-d-inference-objective; may be given
+    /// several times. Requests of priority below 0 are refused while the pool is saturated; unknown objectives have 0.
+    #[arg(long, value_parser = objective_arg, value_name = "NAME=PRIORITY", allow_hyphen_values = true)]
+    pub inference_objective: Vec<ObjectiveArg>,
     /// Ignore the subset of endpoints that the gateway's metadata names: pick from all.
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]

@@ -4,6 +4,7 @@
 //! go to the endpoint that looked best.
 
 mod explanation;
+mod saturation;
 mod signals;
 
 use std::sync::Arc;

@@ -21,6 +21,13 @@ pub struct EffectiveConfig {
     scheduling_profiles: Vec<ProfileEntry>,
     data_layer: DataLayerEntry,
     request_handler: RequestHandlerEntry,
+    flow_control: FlowControlEntry,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FlowControlEntry {
+    saturation_detector: RefEntry,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -80,6 +87,9 @@ impl EffectiveConfig {
     /// Writes out what `config` says, and the defaults of `registry`'s plugin types where it says nothing.
     pub fn new(config: &CheckedConfig, registry: &Registry) -> Self {
         let mut plugins: Vec<_> = config.plugins.iter().map(|plugin| scheduling(plugin, registry)).collect();
+        if !config.plugins.iter().any(|plugin| plugin.name == config.saturation_detector.name) {
+            plugins.push(scheduling(&config.saturation_detector, registry));
+        }
         plugins.extend(config.prefix_producer.as_ref().map(prefix_producer));
         plugins.extend(config.token_producer.as_ref().map(token_producer));
         if let Some(source) = &config.metrics_source {
@@ -103,6 +113,9 @@ impl EffectiveConfig {
             scheduling_profiles: config.profiles.iter().map(|p| profile(p, config, registry)).collect(),
             data_layer: DataLayerEntry { inject_defaults: false, sources: sources.collect(), discovery },
             request_handler: RequestHandlerEntry { parsers: parsers.map(reference).collect() },
+            flow_control: FlowControlEntry {
+                saturation_detector: reference(&config.saturation_detector.name),
+            },
         }
     }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use warmroute_builtin::SaturationDetector;
 use warmroute_config::{CheckedConfig, Parser};
 use warmroute_plugin::Registry;
 use warmroute_scheduler::Scheduler;
@@ -20,6 +22,10 @@ pub struct Policy {
     pub expects_for: Option<Duration>,
     /// Whether bodies are read at all; otherwise every request is scheduled without looking into it.
     pub parses_bodies: bool,
+    /// What tells how full the pool is.
+    pub saturation_detector: SaturationDetector,
+    /// Name of that in the configuration.
+    pub saturation_detector_name: Arc<str>,
     /// The configuration in words.
     pub summary: String,
     /// Ends the plugins' tasks when the last decision by this policy is over.
@@ -30,7 +36,7 @@ impl Policy {
     /// Builds the plugins and starts their tasks.
     ///
     /// # Errors
-    /// See [`build_scheduler`].
+    /// See [`build_scheduler`]; or the saturation detector can't be built.
     pub fn try_new(config: &CheckedConfig, registry: &Registry, tasks: &Tasks) -> anyhow::Result<Self> {
         let built = build_scheduler(config, registry)?;
         let stop = CancellationToken::new();
@@ -40,11 +46,17 @@ impl Policy {
                 stop.run_until_cancelled(task).await;
             });
         }
+        let detector = &config.saturation_detector;
+        let saturation_detector =
+            SaturationDetector::try_new(&detector.plugin_type, detector.parameters.clone())
+                .with_context(|| format!("saturation detector {}", detector.name))?;
         let producer = config.prefix_producer.as_ref().filter(|producer| producer.speculative_indexing);
         Ok(Self {
             scheduler: built.scheduler,
             expects_for: producer.map(|producer| producer.speculative_ttl),
             parses_bodies: config.parsers.contains(&Parser::OpenAi),
+            saturation_detector,
+            saturation_detector_name: detector.name.as_str().into(),
             summary: config.summary(),
             _plugin_tasks: stop.drop_guard(),
         })

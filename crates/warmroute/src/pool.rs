@@ -63,6 +63,8 @@ pub struct Scrape {
     pub metrics: EndpointMetrics,
     /// When it had arrived.
     pub at: Instant,
+    /// When newer metrics are due.
+    next_at: Instant,
 }
 
 /// One incarnation of an endpoint: everything about it that changes while it is in the pool.
@@ -97,9 +99,15 @@ impl EndpointState {
         }
     }
 
-    /// Publishes a good scrape.
+    /// Publishes a good scrape that won't be followed by another one soon.
     pub fn scraped(&self, metrics: EndpointMetrics, at: Instant) {
-        *self.scrape.write() = Some(Scrape { metrics, at });
+        self.scraped_every(Duration::ZERO, metrics, at);
+    }
+
+    /// Publishes a good scrape, one of those that are made at an interval.
+    pub fn scraped_every(&self, interval: Duration, metrics: EndpointMetrics, at: Instant) {
+        let next_at = at.checked_add(interval).unwrap_or(at);
+        *self.scrape.write() = Some(Scrape { metrics, at, next_at });
     }
 
     /// The last good scrape, however old.
@@ -111,10 +119,13 @@ impl EndpointState {
     pub fn metrics_state(&self, now: Instant, stale_after: Duration) -> MetricsState {
         match *self.scrape.read() {
             None => MetricsState::NeverScraped,
-            Some(scrape) if now.saturating_duration_since(scrape.at) > stale_after => {
-                MetricsState::Stale(scrape.metrics)
+            Some(scrape) => {
+                let metrics = scrape.metrics.overdue_by(now.saturating_duration_since(scrape.next_at));
+                match now.saturating_duration_since(scrape.at) > stale_after {
+                    true => MetricsState::Stale(metrics),
+                    false => MetricsState::Fresh(metrics),
+                }
             }
-            Some(scrape) => MetricsState::Fresh(scrape.metrics),
         }
     }
 
@@ -299,6 +310,20 @@ mod tests {
         assert!(state.metrics_state(now + limit, limit).fresh().is_some());
         let later = state.metrics_state(now + limit + Duration::from_millis(1), limit);
         assert!(matches!(later, MetricsState::Stale(metrics) if metrics.waiting_requests == 1));
+    }
+
+    #[test]
+    fn metrics_are_overdue_from_when_the_next_ones_are_due() {
+        let pool = Pool::new("p");
+        pool.update(&[spec("a", 1)]);
+        let state = pool.snapshot().states[0].clone();
+        let (now, limit) = (Instant::now(), Duration::from_secs(2));
+        let overdue_after = |time| state.metrics_state(now + time, limit).last().unwrap().overdue;
+        state.scraped_every(Duration::from_secs(1), EndpointMetrics::default(), now);
+        assert_eq!(overdue_after(Duration::from_secs(1)), Duration::ZERO);
+        assert_eq!(overdue_after(Duration::from_millis(1200)), Duration::from_millis(200));
+        state.scraped(EndpointMetrics::default(), now);
+        assert_eq!(overdue_after(Duration::from_millis(200)), Duration::from_millis(200));
     }
 
     #[test]

@@ -45,11 +45,15 @@ pub enum Fallback {
     MetricsNotFresh,
     /// A scorer gave a score that is not a number; it counted as 0.
     ScoreNotANumber,
+    /// The request could have been refused had the pool been full, and too little is known to say whether it is.
+    SaturationUnknown,
+    /// The request names an objective that isn't known, so its priority is 0.
+    UnknownObjective,
 }
 
 impl Fallback {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::NoTokenizer,
         Self::NotTokenizable,
         Self::LikelyRefusedByEngine,
@@ -64,6 +68,8 @@ impl Fallback {
         Self::NoEvents,
         Self::MetricsNotFresh,
         Self::ScoreNotANumber,
+        Self::SaturationUnknown,
+        Self::UnknownObjective,
     ];
 
     /// The word used in metrics, receipts and logs.
@@ -83,6 +89,8 @@ impl Fallback {
             Self::NoEvents => "no-events",
             Self::MetricsNotFresh => "metrics-not-fresh",
             Self::ScoreNotANumber => "score-not-a-number",
+            Self::SaturationUnknown => "saturation-unknown",
+            Self::UnknownObjective => "unknown-objective",
         }
     }
 }
@@ -183,6 +191,19 @@ pub struct StepTimes {
     pub decide_us: u64,
 }
 
+/// What the pool's saturation meant for a request that may be refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdmissionLine {
+    /// Name of the saturation detector in the config.
+    pub detector: Arc<str>,
+    /// How full the pool was, from 0; 1 and more is full. Absent if too little was known.
+    pub saturation: Option<f64>,
+    /// Endpoints of which too little was known.
+    pub unknown_endpoints: u32,
+    /// Whether the request was let in.
+    pub admitted: bool,
+}
+
 /// The record of one decision.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
@@ -196,6 +217,18 @@ pub struct Receipt {
     pub api: String,
     /// Model that the client named; empty if none.
     pub model: String,
+    /// Objective that the client named; empty if none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub objective: String,
+    /// The objective's priority; below 0 the request may be refused.
+    #[serde(default)]
+    pub priority: i32,
+    /// Whose request it is, as the client says.
+    #[serde(default)]
+    pub fairness_id: String,
+    /// Present if the request's priority is below 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission: Option<AdmissionLine>,
     /// Whether a streamed answer was asked for.
     pub stream: bool,
     /// Bytes of the request body.

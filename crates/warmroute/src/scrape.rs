@@ -87,7 +87,8 @@ impl Scraper {
     }
 
     async fn scrape_forever(&self, endpoint: &EndpointState) {
-        let mut ticks = tokio::time::interval(self.page.interval.max(SHORTEST_INTERVAL));
+        let interval = self.page.interval.max(SHORTEST_INTERVAL);
+        let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failing = false;
         let address = host_port(&endpoint.spec.host, self.page.port.unwrap_or(endpoint.spec.port));
@@ -95,7 +96,7 @@ impl Scraper {
             ticks.tick().await;
             match self.fetch(&address).await {
                 Ok(metrics) => {
-                    endpoint.scraped(metrics, Instant::now());
+                    endpoint.scraped_every(interval, metrics, Instant::now());
                     if failing {
                         tracing::info!(endpoint = %endpoint.endpoint.address, "metrics are read again");
                     }

@@ -20,6 +20,7 @@ use crate::discovery::{Discovery, EndpointList, Followers};
 use crate::engine_events::{EngineEvents, EventSettings, Expectations, WITHDRAW_INTERVAL};
 use crate::grpc::{ServingTls, ext_proc_server, ext_proc_service, health_server, listen};
 use crate::metrics::Metrics;
+use crate::objectives::Objectives;
 use crate::picker::Picker;
 use crate::policy::Policy;
 use crate::pool::Pool;
@@ -106,6 +107,7 @@ impl Parts {
         let reader = PromptReader::new(tokenizer, adapters, concurrency, options.tokenize_deadline);
         let receipts = Arc::new(ReceiptRing::new(options.decisions_kept));
         let picker = Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone())
+            .with_objectives(Arc::new(Objectives::try_new(&options.inference_objective)?))
             .ignoring_subsets(options.disable_endpoint_subset_filter);
         let service = ext_proc_service(Arc::new(picker), options.max_request_body_bytes);
         let scraper = config.metrics_source.as_ref().map(|source| {
@@ -191,12 +193,14 @@ impl Parts {
     fn admin(&self, options: &ServeOptions) -> Admin {
         let (pool, metrics, index) = (self.pool.clone(), self.metrics.clone(), self.index.clone());
         let (events, service) = (self.events.clone(), self.service.clone());
+        let decider = self.decider.clone();
         let refresh = move || {
             let stats = index.stats();
             metrics.index.entries.set(stats.entries as i64);
             metrics.events.queue_depth.set(events.queue_depth() as i64);
             let endpoints = pool.snapshot().states.len() as i64;
             metrics.pool.endpoints.with_label_values(&[&pool.name]).set(endpoints);
+            metrics.admission.observe(&pool.name, decider.saturation(None));
             let counters = service.counters();
             metrics.streams.open.set(counters.open_streams as i64);
             metrics.streams.lease_blind.set(counters.lease_blind_ends as i64);

@@ -6,6 +6,7 @@ mod commands;
 mod compatibility;
 mod fixture;
 mod leases;
+mod overload;
 mod picking;
 mod reload;
 mod repository;
