@@ -12,6 +12,7 @@ mod check;
 mod checked;
 mod endpoints;
 mod fields;
+mod host_parts;
 mod host_plugins;
 mod known_types;
 mod peer_type_list;
@@ -33,6 +34,7 @@ pub use checked::{
     ProfileSpec, TokenProducerSpec,
 };
 pub use endpoints::{ListedEndpoint, read_endpoints};
+pub use host_parts::{Default as ParameterDefault, HostParameter, HostPart, host_parts};
 pub use known_types::{KnownTypes, ParameterMistake, SchedulingKind};
 pub use peer_type_list::{PeerType, peer_types};
 pub use place::{ConfigError, Mistake, Notice, Place, Source};

@@ -13,6 +13,8 @@ const MAX_NAME_BYTES: usize = 256;
 const OBJECTIVE: [&str; 2] = ["x-llm-d-inference-objective", "x-gateway-inference-objective"];
 const FAIRNESS_ID: [&str; 2] = ["x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id"];
 
+const MODEL_REWRITE: [&str; 2] = ["x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite"];
+
 /// What a client tells the picker by headers. The engine doesn't see them, see
 /// [`CONTROL_HEADERS`](warmroute_ext_proc::CONTROL_HEADERS).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct ControlHeaders<'r> {
     pub objective: Option<&'r str>,
     /// Whose request it is.
     pub fairness_id: &'r str,
+    /// The model that the engine shall be asked for instead of the body's.
+    pub model_rewrite: Option<&'r str>,
 }
 
 impl<'r> ControlHeaders<'r> {
@@ -30,7 +34,11 @@ impl<'r> ControlHeaders<'r> {
             let mut values = names.into_iter().filter_map(|name| headers.get_str(name));
             values.find(|value| !value.is_empty()).map(cut)
         };
-        Self { objective: value(OBJECTIVE), fairness_id: value(FAIRNESS_ID).unwrap_or(DEFAULT_FAIRNESS_ID) }
+        Self {
+            objective: value(OBJECTIVE),
+            fairness_id: value(FAIRNESS_ID).unwrap_or(DEFAULT_FAIRNESS_ID),
+            model_rewrite: value(MODEL_REWRITE),
+        }
     }
 }
 
@@ -46,7 +54,7 @@ mod tests {
     fn both_spellings_are_read_and_the_newer_one_wins() {
         let of = |pairs: &[(&str, &str)]| {
             let headers = HeaderList::from_pairs(pairs.iter().copied());
-            let ControlHeaders { objective, fairness_id } = ControlHeaders::of(&headers);
+            let ControlHeaders { objective, fairness_id, .. } = ControlHeaders::of(&headers);
             (objective.map(str::to_owned), fairness_id.to_owned())
         };
         let expected = |objective: Option<&str>, id: &str| (objective.map(str::to_owned), id.to_owned());
@@ -63,7 +71,7 @@ mod tests {
 
     #[test]
     fn what_is_read_here_is_kept_from_the_engine() {
-        for name in [OBJECTIVE, FAIRNESS_ID].concat() {
+        for name in [OBJECTIVE, FAIRNESS_ID, MODEL_REWRITE].concat() {
             assert!(warmroute_ext_proc::CONTROL_HEADERS.contains(&name), "{name}");
         }
     }

@@ -23,6 +23,7 @@ pub mod app;
 pub mod check;
 pub mod cli;
 pub mod control_headers;
+pub mod dataflow;
 pub mod decision;
 pub mod discovery;
 pub mod effective_config;

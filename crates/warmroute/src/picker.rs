@@ -198,6 +198,9 @@ impl Draft {
     /// Notes what the client said of the request, and its priority.
     fn control(&mut self, headers: &ControlHeaders<'_>, objectives: &Objectives) {
         headers.fairness_id.clone_into(&mut self.receipt.fairness_id);
+        if headers.model_rewrite.is_some() {
+            self.fallback(Fallback::ModelRewriteIgnored, "the body's model stays");
+        }
         let Some(objective) = headers.objective else { return };
         objective.clone_into(&mut self.receipt.objective);
         match objectives.priority_of(objective) {

@@ -49,11 +49,13 @@ pub enum Fallback {
     SaturationUnknown,
     /// The request names an objective that isn't known, so its priority is 0.
     UnknownObjective,
+    /// The client asks for another model by a header, which isn't acted upon: the body's model stays.
+    ModelRewriteIgnored,
 }
 
 impl Fallback {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoTokenizer,
         Self::NotTokenizable,
         Self::LikelyRefusedByEngine,
@@ -70,6 +72,7 @@ impl Fallback {
         Self::ScoreNotANumber,
         Self::SaturationUnknown,
         Self::UnknownObjective,
+        Self::ModelRewriteIgnored,
     ];
 
     /// The word used in metrics, receipts and logs.
@@ -91,6 +94,7 @@ impl Fallback {
             Self::ScoreNotANumber => "score-not-a-number",
             Self::SaturationUnknown => "saturation-unknown",
             Self::UnknownObjective => "unknown-objective",
+            Self::ModelRewriteIgnored => "model-rewrite-ignored",
         }
     }
 }

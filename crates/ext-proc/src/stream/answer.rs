@@ -67,7 +67,8 @@ impl Answer {
 
 /// Nearly all headers are told apart by their first characters.
 fn is_control_header(name: &str) -> bool {
-    name.starts_with("x-") && CONTROL_HEADERS.contains(&name)
+    let begins_so = name.as_bytes().get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"x-"));
+    begins_so && CONTROL_HEADERS.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// `{"envoy.lb": {"x-gateway-destination-endpoint": destination}}`

@@ -101,9 +101,14 @@ async fn a_refusal_is_in_the_receipt_with_all_that_led_to_it() {
     assert_eq!(fixture.picker.pick(bad.clone()).await.unwrap_err().status, 400);
     bad.body = of("batch").body;
     assert_saturated(&fixture.picker.pick(bad).await.unwrap_err());
-    assert!(fixture.picker.pick(of("unheard-of")).await.is_ok());
+    let rewritten = [(OBJECTIVE, "unheard-of"), ("x-gateway-model-name-rewrite", "n")];
+    assert!(fixture.picker.pick(completion_with(&rewritten, None)).await.is_ok());
     let receipt = fixture.receipts.find("last").unwrap();
-    assert_eq!((receipt.priority, receipt.fallbacks[0].kind), (0, Fallback::UnknownObjective));
+    let kinds: Vec<Fallback> = receipt.fallbacks.iter().map(|note| note.kind).take(2).collect();
+    assert_eq!(
+        (receipt.priority, kinds),
+        (0, vec![Fallback::ModelRewriteIgnored, Fallback::UnknownObjective])
+    );
     drop(held);
     fixture.assert_nothing_in_flight();
 }
