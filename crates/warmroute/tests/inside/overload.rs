@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::join_all;
+use tokio::task::JoinSet;
 use warmroute::receipt::{AdmissionLine, Fallback};
 use warmroute_ext_proc::{EndpointPicker, HttpRequest, Refusal};
 use warmroute_plugin::EndpointMetrics;
@@ -42,12 +43,12 @@ async fn only_negative_priorities_are_refused_and_nothing_is_lost() {
     let fill = join_all((0..2 * ENDPOINTS).map(|_| fixture.picker.pick(completion_with(&[], None)))).await;
     assert!(fill.iter().all(Result::is_ok));
 
-    let send = |objective: &'static str| {
+    let mut sent = JoinSet::new();
+    for objective in (0..EACH).flat_map(|_| ["batch", "chat", "unheard-of"]) {
         let picker = fixture.picker.clone();
-        tokio::spawn(async move { (objective, picker.pick(of(objective)).await) })
-    };
-    let sent = (0..EACH).flat_map(|_| ["batch", "chat", "unheard-of"].map(send));
-    let outcomes: Vec<_> = join_all(sent).await.into_iter().map(Result::unwrap).collect();
+        sent.spawn(async move { (objective, picker.pick(of(objective)).await) });
+    }
+    let outcomes = sent.join_all().await;
     assert_eq!(outcomes.len(), 3 * EACH);
     for (objective, outcome) in &outcomes {
         match (*objective, outcome) {

@@ -133,7 +133,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["probabilistic-admitter"],
             why: "Requests are not turned away at random.",
         },
-        until: &["utilization-detector: parameters"],
+        until: &[],
     },
     Row {
         file: "deploy/10-sim-e-p-d-epp-config.yaml",

@@ -73,7 +73,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["flowControl", "round-robin-fairness-policy"],
             why: "Requests are not queued yet.",
         },
-        until: &["concurrency-detector"],
+        until: &[],
     },
     Row {
         file: "guides/09-wide-ep-lws.yaml",
@@ -269,7 +269,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["flowControl", "program-aware-fairness", "agent-identity"],
             why: "Requests are not queued yet.",
         },
-        until: &["concurrency-detector"],
+        until: &[],
     },
     Row {
         file: "guides/25-agentic-serving-tpu-disagg.yaml",
@@ -284,7 +284,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["flowControl", "round-robin-fairness-policy"],
             why: "Requests are not queued yet.",
         },
-        until: &["concurrency-detector"],
+        until: &[],
     },
     Row {
         file: "guides/27-batch-flow-control-holdback.yaml",
@@ -293,7 +293,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["flowControl", "round-robin-fairness-policy", "priority-holdback-policy"],
             why: "Requests are not queued yet.",
         },
-        until: &["concurrency-detector"],
+        until: &[],
     },
     Row {
         file: "guides/28-context-length-aware-pd.yaml",

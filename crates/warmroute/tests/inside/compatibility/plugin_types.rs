@@ -194,7 +194,6 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("core-metrics-extractor", "engineConfigs: [{name: own, queuedRequestsSpec: waiting}]"),
     ("inflight-load-producer", "addEstimatedOutputTokens: true"),
     ("inflight-load-producer", "prefixMatchInfoProducerName: precise-prefix-cache-producer"),
-    ("utilization-detector", "queueDepthThreshold: 10"),
     ("static-usage-limit-policy", "threshold: 0.9"),
     ("active-request-scorer", "inFlightLoadProducerName: another"),
 ];
