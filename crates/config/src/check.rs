@@ -10,7 +10,7 @@ use crate::profiles::{self, free_name};
 use crate::yaml::{Node, shown};
 use crate::{
     CheckedConfig, ConfigError, FileDiscoverySpec, KnownTypes, MetricsSourceSpec, Place, PluginSpec,
-    PrefixProducerSpec, host_plugins, sections, text,
+    PrefixProducerSpec, TokenBackend, TokenProducerSpec, host_plugins, sections, text,
 };
 
 const KIND: &str = "EndpointPickerConfig";
@@ -90,6 +90,7 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
     note_unused(&declared, &profiles.profiles, &saturation_detector, mistakes);
     let token_producer = plugins::only(&declared, HostType::TokenProducer, mistakes)
         .and_then(|plugin| host_plugins::token_producer(plugin, mistakes));
+    note_estimate(&declared, prefix_producer.as_ref(), token_producer.as_ref(), mistakes);
     let metrics_source = metrics_source(&declared, layer.inject_defaults, mistakes);
     let discovery = discovery(&declared, layer.discovery.as_deref(), mistakes);
     CheckedConfig {
@@ -283,11 +284,29 @@ fn note_unused(
                 host_plugins::none(plugin, mistakes);
                 mistakes.notice(plugin.place, format!("{} needs no plugin here: {why}", plugin.name));
             }
-            Kind::Host(HostType::OpenAiParser | HostType::PassthroughParser) => {
-                host_plugins::none(plugin, mistakes);
-            }
+            Kind::Host(HostType::Parser(_)) => host_plugins::none(plugin, mistakes),
             Kind::Host(_) | Kind::Broken => {}
         }
+    }
+}
+
+/// Says that exact matches need exact tokens, where the file asks for both matches and an estimate.
+fn note_estimate(
+    declared: &[Declared<'_>],
+    prefix: Option<&PrefixProducerSpec>,
+    tokens: Option<&TokenProducerSpec>,
+    mistakes: &mut Mistakes,
+) {
+    if let (Some(prefix), Some(tokens)) = (prefix, tokens)
+        && matches!(tokens.backend, TokenBackend::Estimate(_))
+        && let Some(plugin) = declared.iter().find(|plugin| plugin.is_host(HostType::TokenProducer))
+    {
+        let message = format!(
+            "{} only estimates tokens, so {} can never find a match for a prompt of text; it needs `local: {{path: …}}` \
+             or vllm",
+            tokens.name, prefix.name
+        );
+        mistakes.notice(plugin.place, message);
     }
 }
 

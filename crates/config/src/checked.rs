@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::place::Source;
-use crate::{ConfigError, Mistake, Notice, Place};
+use crate::{ConfigError, Mistake, Notice, Place, TokenProducerSpec};
 
 /// A configuration without mistakes, with every default filled in.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct CheckedConfig {
     pub profiles: Vec<ProfileSpec>,
     /// The producer of exact prefix matches; `None` if nothing asks for prefix matches.
     pub prefix_producer: Option<PrefixProducerSpec>,
-    /// Where token ids come from; `None` if the configuration doesn't say.
+    /// Where token ids come from; `None` if the configuration doesn't say, which leaves an estimate.
     pub token_producer: Option<TokenProducerSpec>,
     /// How metrics are scraped; `None` if `dataLayer.injectDefaults` is false and there is no source.
     pub metrics_source: Option<MetricsSourceSpec>,
@@ -135,16 +135,6 @@ pub struct PrefixProducerSpec {
     pub socket_port: Option<u16>,
 }
 
-/// Where token ids come from.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct TokenProducerSpec {
-    /// Its name.
-    pub name: String,
-    /// Folder with the model's tokenizer files.
-    pub path: PathBuf,
-}
-
 /// How metrics are scraped.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -175,8 +165,14 @@ pub struct FileDiscoverySpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Parser {
-    /// The OpenAI API, by path.
+    /// The OpenAI API.
     OpenAi,
-    /// Whatever no other parser takes, unread.
+    /// Anthropic's messages.
+    Anthropic,
+    /// vLLM's own generate API.
+    VllmHttp,
+    /// SGLang's own generate API.
+    SglangHttp,
+    /// Whatever no parser before it takes, unread.
     Passthrough,
 }

@@ -1,5 +1,6 @@
 //! Parameters of the plugins that are parts of the host.
 
+mod estimate;
 mod file_discovery;
 mod metrics;
 mod precise_prefix;

@@ -25,16 +25,21 @@ mod sections;
 mod suggest;
 mod summary;
 mod text;
+mod token_producer_spec;
 mod yaml;
 
 pub use built_in::{BUILT_IN, built_in};
 pub use check::check;
 pub use checked::{
     CheckedConfig, FileDiscoverySpec, MetricsSourceSpec, Parser, PluginRef, PluginSpec, PrefixProducerSpec,
-    ProfileSpec, TokenProducerSpec,
+    ProfileSpec,
 };
 pub use endpoints::{ListedEndpoint, read_endpoints};
 pub use host_parts::{Default as ParameterDefault, HostParameter, HostPart, host_parts};
 pub use known_types::{KnownTypes, ParameterMistake, SchedulingKind};
 pub use peer_type_list::{PeerType, peer_types};
 pub use place::{ConfigError, Mistake, Notice, Place, Source};
+pub use token_producer_spec::{
+    EstimateSpec, FramesSpec, ImageEstimateSpec, PictureTokensSpec, ResolutionSpec, TokenBackend,
+    TokenProducerSpec, VideoEstimateSpec, VllmBackendSpec,
+};

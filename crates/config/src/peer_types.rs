@@ -2,6 +2,8 @@
 //!
 //! Source: `cmd/epp/runner/runner.go` and `pkg/epp/framework/plugins/` in github.com/llm-d/llm-d-router.
 
+use crate::Parser;
+
 /// A part of the host that a configuration may name as a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HostType {
@@ -11,8 +13,7 @@ pub(crate) enum HostType {
     MetricsSource,
     MetricsExtractor,
     FileDiscovery,
-    OpenAiParser,
-    PassthroughParser,
+    Parser(Parser),
     /// Something that the host does anyway and that can't be set; why it needs no plugin.
     Always(&'static str),
 }
@@ -22,11 +23,15 @@ pub(crate) const HOST_TYPES: &[(&str, HostType)] = &[
     ("single-profile-handler", HostType::SingleProfileHandler),
     ("precise-prefix-cache-producer", HostType::PrefixProducer),
     ("token-producer", HostType::TokenProducer),
+    ("tokenizer", HostType::TokenProducer),
     ("metrics-data-source", HostType::MetricsSource),
     ("core-metrics-extractor", HostType::MetricsExtractor),
     ("file-discovery", HostType::FileDiscovery),
-    ("openai-parser", HostType::OpenAiParser),
-    ("passthrough-parser", HostType::PassthroughParser),
+    ("openai-parser", HostType::Parser(Parser::OpenAi)),
+    ("anthropic-parser", HostType::Parser(Parser::Anthropic)),
+    ("vllmhttp-parser", HostType::Parser(Parser::VllmHttp)),
+    ("sglanghttp-parser", HostType::Parser(Parser::SglangHttp)),
+    ("passthrough-parser", HostType::Parser(Parser::Passthrough)),
     (
         "endpoint-notification-source",
         HostType::Always("every endpoint's events are subscribed to as soon as it is known"),
@@ -66,7 +71,6 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
         &["precise-prefix-cache-scorer", "multicluster-prefix-cache-scorer"],
         "use precise-prefix-cache-producer with prefix-cache-scorer",
     ),
-    (&["tokenizer"], "use token-producer with `local: {path: …}`"),
     (
         &[
             "disagg-profile-handler",
@@ -125,8 +129,8 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
         "remove it",
     ),
     (
-        &["anthropic-parser", "vllmhttp-parser", "sglanghttp-parser", "vllmgrpc-parser", "vertexai-parser"],
-        "remove it; such requests go through passthrough-parser, unread",
+        &["vllmgrpc-parser", "vertexai-parser"],
+        "gRPC bodies aren't read; remove it, and such requests go through passthrough-parser, unread",
     ),
     (
         &[

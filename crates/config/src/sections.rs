@@ -158,13 +158,14 @@ pub(crate) fn parsers(
         }
     }
     if parsers.is_empty() {
-        parsers = vec![Parser::OpenAi, Parser::Passthrough];
+        parsers = vec![Parser::OpenAi, Parser::Anthropic, Parser::VllmHttp, Parser::Passthrough];
     }
     parsers
 }
 
 fn parser_ref(node: &Node, declared: &[Declared<'_>], parsers: &mut Vec<Parser>, mistakes: &mut Mistakes) {
-    const PARSERS: [&str; 2] = ["openai-parser", "passthrough-parser"];
+    const PARSERS: [&str; 5] =
+        ["openai-parser", "anthropic-parser", "vllmhttp-parser", "sglanghttp-parser", "passthrough-parser"];
     let mut fields = Fields::of(node, "a parser", mistakes);
     let reference = fields.required_text("pluginRef", mistakes);
     fields.finish(mistakes);
@@ -173,8 +174,7 @@ fn parser_ref(node: &Node, declared: &[Declared<'_>], parsers: &mut Vec<Parser>,
     // A parser needs no entry in `plugins` if it is referred to by its type.
     let kind = plugin.map_or_else(|| host_type(name).map_or(Kind::Broken, Kind::Host), |plugin| plugin.kind);
     let parser = match kind {
-        Kind::Host(HostType::OpenAiParser) => Parser::OpenAi,
-        Kind::Host(HostType::PassthroughParser) => Parser::Passthrough,
+        Kind::Host(HostType::Parser(parser)) => parser,
         Kind::Broken if plugin.is_some() => return,
         _ => {
             let hint = unavailable(name).map(str::to_owned);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::{CheckedConfig, Parser, PluginSpec};
+use crate::{CheckedConfig, Parser, PluginSpec, TokenBackend};
 
 impl CheckedConfig {
     /// A few lines that say what is in effect, for the start-up log. Without notices.
@@ -35,7 +35,15 @@ impl CheckedConfig {
             );
         }
         if let Some(producer) = &self.token_producer {
-            let _ = write!(text, "\n  tokens: {} with {}", producer.name, producer.path.display());
+            let _ = match &producer.backend {
+                TokenBackend::Local { path } => {
+                    write!(text, "\n  tokens: {} with {}", producer.name, path.display())
+                }
+                TokenBackend::Vllm(server) => {
+                    write!(text, "\n  tokens: {} from {} of {}", producer.name, server.model_name, server.url)
+                }
+                TokenBackend::Estimate(_) => write!(text, "\n  tokens: {} estimates them", producer.name),
+            };
         }
         match &self.metrics_source {
             None => text.push_str("\n  metrics: not scraped"),
@@ -75,6 +83,9 @@ impl Parser {
     pub fn plugin_type(self) -> &'static str {
         match self {
             Self::OpenAi => "openai-parser",
+            Self::Anthropic => "anthropic-parser",
+            Self::VllmHttp => "vllmhttp-parser",
+            Self::SglangHttp => "sglanghttp-parser",
             Self::Passthrough => "passthrough-parser",
         }
     }

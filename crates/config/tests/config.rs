@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use warmroute_config::{
-    BUILT_IN, CheckedConfig, ConfigError, KnownTypes, ParameterMistake, Parser, Place, PluginSpec,
-    SchedulingKind, built_in, check,
+    BUILT_IN, CheckedConfig, ConfigError, EstimateSpec, FramesSpec, ImageEstimateSpec, KnownTypes,
+    ParameterMistake, Parser, PictureTokensSpec, Place, PluginSpec, SchedulingKind, TokenBackend,
+    VideoEstimateSpec, VllmBackendSpec, built_in, check,
 };
 use warmroute_plugin::{BuildContext, Needs, PluginKind, Registry};
 
@@ -85,7 +86,7 @@ fn the_built_in_configuration_is_right() {
     assert_eq!(references(&config), expected);
     assert_eq!(config.prefix_producer.as_ref().unwrap().name, "precise-prefix-cache-producer");
     assert_eq!(config.metrics_source.as_ref().unwrap().path, "/metrics");
-    assert_eq!(config.parsers, [Parser::OpenAi, Parser::Passthrough]);
+    assert_eq!(config.parsers, [Parser::OpenAi, Parser::Anthropic, Parser::VllmHttp, Parser::Passthrough]);
     assert_eq!(config.notices, []);
     assert!(BUILT_IN.starts_with("apiVersion: llm-d.ai/v1\n"));
     assert_eq!(
@@ -96,7 +97,7 @@ fn the_built_in_configuration_is_right() {
          prefix matches: precise-prefix-cache-producer from KV events, picked blocks expected for at least 2s\n  \
          metrics: /metrics on the endpoint's port\n  \
          saturation: utilization-detector\n  \
-         parsers: openai-parser, passthrough-parser"
+         parsers: openai-parser, anthropic-parser, vllmhttp-parser, passthrough-parser"
     );
 }
 
@@ -233,12 +234,102 @@ dataLayer:
     extractors: [{pluginRef: precise-prefix-cache-producer}]
 ",
     );
-    assert_eq!(config.token_producer.as_ref().unwrap().path.to_str(), Some("/models/m"));
+    let backend = &config.token_producer.as_ref().unwrap().backend;
+    assert_eq!(*backend, TokenBackend::Local { path: "/models/m".into() });
     let source = config.metrics_source.as_ref().unwrap();
     assert_eq!((source.name.as_str(), source.path.as_str()), ("scrape", "/prometheus/metrics"));
     assert_eq!((source.port, source.interval), (Some(9400), Some(Duration::from_millis(250))));
     assert!(has_notice(&config, Some(10), "endpoint-notification-source needs no plugin here"));
     assert_eq!(checked("dataLayer: {injectDefaults: false}\n").metrics_source, None);
+}
+
+#[test]
+fn tokens_come_from_one_backend_or_are_estimated() {
+    let backend = |text: &str| checked(text).token_producer.unwrap().backend;
+    assert_eq!(
+        backend("plugins: [{type: token-producer}]\n"),
+        TokenBackend::Estimate(EstimateSpec::default())
+    );
+    let config = checked("plugins: [{type: tokenizer, parameters: {modelName: m, vllm: {}}}]\n");
+    assert!(has_notice(&config, Some(3), "tokenizer is deprecated: use token-producer"));
+    let server = VllmBackendSpec {
+        url: "http://localhost:8000".to_owned(),
+        model_name: "m".to_owned(),
+        timeout: Duration::from_secs(5),
+        mm_timeout: Duration::from_secs(30),
+    };
+    assert_eq!(config.token_producer.unwrap().backend, TokenBackend::Vllm(server.clone()));
+    let given = "plugins:
+- type: token-producer
+  parameters: {modelName: m, vllm: {url: 'http://render.svc:8000/', timeout: 1s, mmTimeout: 2s}}
+";
+    let (timeout, mm_timeout) = (Duration::from_secs(1), Duration::from_secs(2));
+    let expected =
+        VllmBackendSpec { url: "http://render.svc:8000".to_owned(), timeout, mm_timeout, ..server };
+    assert_eq!(backend(given), TokenBackend::Vllm(expected));
+    let config = checked("plugins: [{type: token-producer}, {type: precise-prefix-cache-producer}]\n");
+    assert!(has_notice(&config, Some(3), "can never find a match for a prompt of text"));
+    let config =
+        checked("plugins: [{type: token-producer, parameters: {estimate: {image: {mode: static}}}}]\n");
+    assert!(has_notice(&config, Some(3), "each counts as one token"));
+}
+
+#[test]
+fn estimates_have_all_their_parameters() {
+    let config = checked(
+        "plugins:
+- type: token-producer
+  parameters:
+    estimate:
+      image: {mode: static, static: {staticToken: 256}, dynamic: {factor: 784}, defaultResolution: {width: 1, height: 2}}
+      video:
+        tokensPerFrame: {mode: dynamic, dynamic: {factor: 512}, static: {numTokensPerFrame: 3}}
+        frames:
+          mode: strided
+          minFrames: 4
+          maxFrames: 32
+          sampled: {sampleFPS: 1.5, temporalPatchSize: 2}
+          strided: {defaultSourceFPS: 30, frameStride: 10}
+        defaultResolution: 1280x720
+        defaultDuration: 20s
+        maxVideoTokens: 12288
+",
+    );
+    let video = VideoEstimateSpec {
+        tokens_per_frame: PictureTokensSpec::Dynamic(512),
+        frames: FramesSpec::Strided { default_source_fps: 30.0, frame_stride: 10 },
+        min_frames: 4,
+        max_frames: 32,
+        default_resolution: (1280, 720),
+        default_duration_s: 20.0,
+        max_video_tokens: 12_288,
+    };
+    let image = ImageEstimateSpec { tokens: PictureTokensSpec::Static(256), default_resolution: (1, 2) };
+    let backend = config.token_producer.unwrap().backend;
+    assert_eq!(backend, TokenBackend::Estimate(EstimateSpec { image, video }));
+    let config = checked(
+        "plugins:
+- type: token-producer
+  parameters: {estimate: {video: {defaultDuration: 7, frames: {sampled: {sampleFPS: 1.5, temporalPatchSize: 2}}}}}
+",
+    );
+    let frames = FramesSpec::Sampled { sample_fps: 1.5, temporal_patch_size: 2 };
+    let video = VideoEstimateSpec { default_duration_s: 7.0, frames, ..VideoEstimateSpec::default() };
+    let backend = config.token_producer.unwrap().backend;
+    assert_eq!(backend, TokenBackend::Estimate(EstimateSpec { video, ..EstimateSpec::default() }));
+}
+
+#[test]
+fn every_http_parser_can_be_named() {
+    let config = checked(
+        "plugins:
+- {type: sglanghttp-parser, name: sg}
+requestHandler:
+  parsers: [{pluginRef: sg}, {pluginRef: vllmhttp-parser}, {pluginRef: anthropic-parser}, {pluginRef: openai-parser}]
+",
+    );
+    let expected = [Parser::SglangHttp, Parser::VllmHttp, Parser::Anthropic, Parser::OpenAi];
+    assert_eq!(config.parsers, expected);
 }
 
 #[test]
@@ -340,7 +431,7 @@ fn eight_mistakes_are_reported_at_once() {
 - type: max-score-picker
 - type: predicted-latency-producer
 - type: token-producer
-  parameters: {estimate: {}}
+  parameters: {udsTokenizerConfig: {}}
 schedulingProfiles:
 - name: default
   plugins:
@@ -357,7 +448,7 @@ schedulingProfiles:
             11,
             "plugin type predicted-latency-producer is known, but not available in this version (remove it)",
         ),
-        (13, "an estimate doesn't give the engine's tokens"),
+        (13, "the tokenizer sidecar is not available"),
         (17, "there is no plugin called \"max-score-picer\" (did you mean \"max-score-picker\"?)"),
         (18, "a plugin of a profile has no field \"wieght\" (did you mean \"weight\"?)"),
     ];
@@ -395,7 +486,6 @@ const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
         4,
         "plugin type approx-prefix-cache-producer is known, but not available in this version (approximate prefix matches come later;",
     ),
-    ("plugins:\n- type: tokenizer\n", 4, "plugin type tokenizer is known, but not available"),
     (
         "plugins:\n- type: single-profile-handler\n- {type: single-profile-handler, name: b}\n",
         5,
@@ -431,11 +521,56 @@ const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
         5,
         "socketPort of podDiscoveryConfig must be a whole number from 1 to 65535, not 70000",
     ),
-    ("plugins:\n- type: token-producer\n", 4, "token-producer needs to know where the tokenizer is"),
     (
         "plugins:\n- type: token-producer\n  parameters: {vllm: {url: http://x}}\n",
         5,
-        "asking vLLM for tokens is not available",
+        "the vllm backend needs the name of the model to ask for (add modelName beside vllm)",
+    ),
+    (
+        "plugins:\n- type: token-producer\n  parameters: {modelName: m, vllm: {url: https://x}}\n",
+        5,
+        "asking vLLM for tokens over https is not available in this version (use http)",
+    ),
+    (
+        "plugins:\n- type: token-producer\n  parameters: {modelName: m, vllm: {url: x:8000}}\n",
+        5,
+        "url of vllm must be one like http://host:8000",
+    ),
+    (
+        "plugins:\n- type: token-producer\n  parameters: {modelName: m, vllm: {mmTimeout: 0s}}\n",
+        5,
+        "mmTimeout must be more than 0",
+    ),
+    (
+        "plugins:\n- type: token-producer\n  parameters: {local: {path: /m}, estimate: {}}\n",
+        5,
+        "local and estimate are two backends of token-producer (leave one of them)",
+    ),
+    ("plugins:\n- type: tokenizer\n  parameters: {local: {}}\n", 5, "local needs a path"),
+    (
+        "plugins:\n- type: tokenizer\n- type: token-producer\n",
+        5,
+        "there can be one tokenizer, and token-producer is another",
+    ),
+    (
+        "plugins:\n- type: token-producer\n  parameters: {estimate: {image: {mode: fixed}}}\n",
+        5,
+        "there is no mode \"fixed\" (there are dynamic, static)",
+    ),
+    (
+        "plugins:\n- type: token-producer\n  parameters: {estimate: {image: {defaultResolution: 640}}}\n",
+        5,
+        "defaultResolution must be one like 640x360, not 640",
+    ),
+    (
+        "plugins:\n- type: token-producer\n  parameters: {estimate: {video: {frames: {sampled: {sampleFPS: 0}}}}}\n",
+        5,
+        "sampleFPS must be more than 0",
+    ),
+    (
+        "plugins:\n- type: token-producer\n  parameters: {estimate: {audio: {}}}\n",
+        5,
+        "estimate has no field \"audio\"",
     ),
     (
         "plugins:\n- type: metrics-data-source\n  parameters: {scheme: https}\n",
@@ -487,9 +622,9 @@ const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
         "\"concurency-detector\" is no saturation detector",
     ),
     (
-        "requestHandler: {parsers: [{pluginRef: anthropic-parser}]}\n",
+        "requestHandler: {parsers: [{pluginRef: vllmgrpc-parser}]}\n",
         3,
-        "\"anthropic-parser\" is no parser of this version",
+        "\"vllmgrpc-parser\" is no parser of this version (gRPC bodies aren't read; remove it,",
     ),
     (
         "dataLayer: {discovery: {endpoints: {pluginRef: file-discovery}}}\n",

@@ -4,9 +4,12 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::api::Api;
+use crate::field::Field;
 use crate::json_error::{JsonError, JsonErrorKind};
 use crate::json_lexer::JsonLexer;
 use crate::json_value::{JsonValue, parse_json};
+use crate::message_count::MessageCount;
+use crate::rejection::Rejection;
 use crate::token_ids::{INITIAL_TOKENS, token_id_list, token_id_lists};
 
 const UTF8_BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -22,21 +25,25 @@ pub struct ApiRequest<'a> {
     pub model_range: Option<Range<usize>>,
     /// Whether `stream` is `true`.
     pub stream: bool,
-    /// Most tokens to generate: for chat `max_completion_tokens`, else `max_tokens`.
+    /// Most tokens to generate: for chat `max_completion_tokens`, else `max_tokens`; for responses
+    /// `max_output_tokens`; in `sampling_params` vLLM's `max_tokens` and SGLang's `max_new_tokens`.
     pub max_tokens: Option<u32>,
     /// Number of answers asked for.
     pub n: Option<u32>,
-    /// The salt that separates this request's KV blocks from those of others.
+    /// The salt that separates this request's KV blocks from those of others: `cache_salt`, for SGLang `extra_key`.
     pub cache_salt: Option<Cow<'a, str>>,
     /// The prompt.
     pub prompt: Prompt<'a>,
+    /// Images, sounds and videos in the prompt.
+    pub media_parts: u32,
+    message_text_bytes: usize,
     fields: [Option<&'a [u8]>; Field::COUNT],
 }
 
 /// What the engine is to continue.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt<'a> {
-    /// None known, because the API is [`Api::Other`].
+    /// None known, because the API is a raw one.
     None,
     /// One text.
     Text(Cow<'a, str>),
@@ -46,9 +53,11 @@ pub enum Prompt<'a> {
     TokenIds(Vec<u32>),
     /// Several lists of token ids.
     TokenIdLists(Vec<Vec<u32>>),
-    /// A conversation.
+    /// A conversation: OpenAI's chat messages, or Anthropic's.
     Chat(ChatBody<'a>),
-    /// A `prompt` that is none of these: the JSON text of the value. The engine refuses most of them.
+    /// The JSON text of what a response or a conversation begins with: a text or a non-empty list.
+    Items(&'a [u8]),
+    /// A prompt that is none of these: the JSON text of the value. The engine refuses most of them.
     Unclear(&'a [u8]),
 }
 
@@ -57,90 +66,6 @@ pub enum Prompt<'a> {
 pub struct ChatBody<'a> {
     /// JSON text of the non-empty `messages` array.
     pub messages: &'a [u8],
-}
-
-/// Members of a request that can change its token ids, or whether the engine accepts it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "each is the JSON member of the same name in snake case")]
-#[repr(usize)]
-pub enum Field {
-    AddGenerationPrompt,
-    AddSpecialTokens,
-    CacheSalt,
-    ChatTemplate,
-    ChatTemplateKwargs,
-    ContinueFinalMessage,
-    Documents,
-    KvTransferParams,
-    MaxCompletionTokens,
-    MaxTokens,
-    MmProcessorKwargs,
-    PromptEmbeds,
-    ReasoningEffort,
-    Suffix,
-    ToolChoice,
-    Tools,
-    TruncatePromptTokens,
-    TruncationSide,
-}
-
-impl Field {
-    const COUNT: usize = Self::TruncationSide as usize + 1;
-
-    fn of_key(key: &str) -> Option<Self> {
-        Some(match key {
-            "add_generation_prompt" => Self::AddGenerationPrompt,
-            "add_special_tokens" => Self::AddSpecialTokens,
-            "cache_salt" => Self::CacheSalt,
-            "chat_template" => Self::ChatTemplate,
-            "chat_template_kwargs" => Self::ChatTemplateKwargs,
-            "continue_final_message" => Self::ContinueFinalMessage,
-            "documents" => Self::Documents,
-            "kv_transfer_params" => Self::KvTransferParams,
-            "max_completion_tokens" => Self::MaxCompletionTokens,
-            "max_tokens" => Self::MaxTokens,
-            "mm_processor_kwargs" => Self::MmProcessorKwargs,
-            "prompt_embeds" => Self::PromptEmbeds,
-            "reasoning_effort" => Self::ReasoningEffort,
-            "suffix" => Self::Suffix,
-            "tool_choice" => Self::ToolChoice,
-            "tools" => Self::Tools,
-            "truncate_prompt_tokens" => Self::TruncatePromptTokens,
-            "truncation_side" => Self::TruncationSide,
-            _ => return None,
-        })
-    }
-}
-
-/// A body that is refused with status 400, in the words of the llm-d router.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Rejection {
-    /// The body isn't a JSON object.
-    #[error("error unmarshaling request bodyMap: {0}")]
-    NotAnObject(JsonError),
-    /// A chat request whose `messages` is missing, empty or no array.
-    #[error("invalid chat completions request: must have valid messages field")]
-    NoMessages,
-    /// A completion request whose `prompt` is missing, null or empty.
-    #[error("invalid completions request: must have prompt field")]
-    NoPrompt,
-}
-
-impl Rejection {
-    /// Byte offset in the body of what is wrong, where there is one.
-    pub fn offset(&self) -> Option<usize> {
-        match self {
-            Self::NotAnObject(error) => Some(error.offset),
-            Self::NoMessages | Self::NoPrompt => None,
-        }
-    }
-}
-
-impl From<JsonError> for Rejection {
-    fn from(error: JsonError) -> Self {
-        Self::NotAnObject(error)
-    }
 }
 
 impl<'a> ApiRequest<'a> {
@@ -158,6 +83,24 @@ impl<'a> ApiRequest<'a> {
         Ok(value.filter(|value| !value.is_null()))
     }
 
+    /// Bytes of the prompt's texts and tools, about: texts of messages count with their escapes, and pictures not at
+    /// all. 0 for prompts of token ids.
+    pub fn text_bytes(&self) -> usize {
+        let field_bytes = |field| self.field(field).map_or(0, <[u8]>::len);
+        match &self.prompt {
+            Prompt::None | Prompt::TokenIds(_) | Prompt::TokenIdLists(_) => 0,
+            Prompt::Text(text) => text.len(),
+            Prompt::Texts(texts) => texts.iter().map(|text| text.len()).sum(),
+            Prompt::Chat(_) => {
+                self.message_text_bytes + field_bytes(Field::Tools) + field_bytes(Field::System)
+            }
+            Prompt::Items(_) => {
+                self.message_text_bytes + field_bytes(Field::Tools) + field_bytes(Field::Instructions)
+            }
+            Prompt::Unclear(value) => value.len(),
+        }
+    }
+
     fn new(api: Api) -> Self {
         Self {
             api,
@@ -168,6 +111,8 @@ impl<'a> ApiRequest<'a> {
             n: None,
             cache_salt: None,
             prompt: Prompt::None,
+            media_parts: 0,
+            message_text_bytes: 0,
             fields: [None; Field::COUNT],
         }
     }
@@ -175,19 +120,42 @@ impl<'a> ApiRequest<'a> {
 
 /// Reads a request body.
 ///
-/// Only what the llm-d router refuses is refused here. A body that the engine will refuse for another
-/// reason passes, so that the engine gives its own answer.
+/// Only what the llm-d router refuses is refused here, and less where an engine takes more. A body that the engine
+/// will refuse for another reason passes, so that the engine gives its own answer. Whether there is a model isn't
+/// looked at: it may come from elsewhere.
 ///
 /// # Errors
-/// [`Rejection`] as it says. Bodies of [`Api::Other`] are never rejected.
+/// [`Rejection`] as it says. Bodies of raw APIs ([`Api::is_raw`]) are never rejected.
 pub fn parse_request(api: Api, body: &[u8]) -> Result<ApiRequest<'_>, Rejection> {
     let mut scan = Scan { body, request: ApiRequest::new(api), prompt: None, messages: None };
     let scanned = scan.run();
-    if api == Api::Other {
+    if api.is_raw() {
         return Ok(if scanned.is_ok() { scan.request } else { ApiRequest::new(api) });
     }
     scanned?;
     scan.finish()
+}
+
+/// How the member that holds the prompt is read.
+enum Reading {
+    /// A text, texts or token ids.
+    Prompt,
+    /// Messages or items.
+    Messages,
+}
+
+/// What a member of the body holds of the prompt.
+fn reading(api: Api, key: &str) -> Option<Reading> {
+    Some(match (api, key) {
+        (Api::ChatCompletions | Api::Messages, "messages")
+        | (Api::Responses, "input")
+        | (Api::Conversations, "items") => Reading::Messages,
+        (Api::Completions | Api::ImageGenerations, "prompt")
+        | (Api::Embeddings, "input")
+        | (Api::VllmGenerate, "token_ids")
+        | (Api::SglangGenerate, "input_ids" | "text") => Reading::Prompt,
+        _ => return None,
+    })
 }
 
 struct Scan<'a> {
@@ -230,9 +198,23 @@ impl<'a> Scan<'a> {
 
     /// Reads one member; the lexer stands at its value and is left behind it.
     fn member(&mut self, lexer: &mut JsonLexer<'a>, key: &str) -> Result<(), JsonError> {
-        if key == "prompt" && self.request.api == Api::Completions {
-            self.prompt = Some(prompt(lexer)?);
-            return Ok(());
+        match reading(self.request.api, key) {
+            Some(Reading::Prompt) => {
+                let prompt = prompt(lexer)?;
+                match self.request.api {
+                    Api::SglangGenerate => self.sglang_member(key, prompt),
+                    _ => self.prompt = Some(prompt),
+                }
+                return Ok(());
+            }
+            Some(Reading::Messages) => {
+                let (range, count) = MessageCount::read(lexer)?;
+                self.messages = Some(&self.body[range]);
+                self.request.media_parts = count.media_parts;
+                self.request.message_text_bytes = count.text_bytes;
+                return Ok(());
+            }
+            None => {}
         }
         let range = lexer.skip_value(1)?;
         let value = &self.body[range.clone()];
@@ -243,7 +225,6 @@ impl<'a> Scan<'a> {
             }
             "stream" => self.request.stream = value == b"true",
             "n" => self.request.n = small_integer(value),
-            "messages" => self.messages = Some(value),
             _ => {
                 if let Some(field) = Field::of_key(key) {
                     self.request.fields[field as usize] = Some(value);
@@ -254,22 +235,95 @@ impl<'a> Scan<'a> {
     }
 
     fn finish(mut self) -> Result<ApiRequest<'a>, Rejection> {
-        let request = &mut self.request;
-        request.cache_salt = request.field(Field::CacheSalt).and_then(text);
-        let max_tokens = |field| request.field(field).and_then(small_integer);
-        request.max_tokens = match request.api {
-            Api::ChatCompletions => {
-                max_tokens(Field::MaxCompletionTokens).or_else(|| max_tokens(Field::MaxTokens))
+        let api = self.request.api;
+        self.request.prompt = match api {
+            Api::ChatCompletions => chat(self.messages).ok_or(Rejection::NoMessages)?,
+            Api::Messages => chat(self.messages).ok_or(Rejection::NoAnthropicMessages)?,
+            Api::Responses => {
+                let input = self.messages.filter(|input| !is_empty_json(input));
+                Prompt::Items(input.ok_or(Rejection::NoResponsesInput)?)
             }
-            _ => max_tokens(Field::MaxTokens),
+            Api::Conversations => {
+                let items = self.messages.filter(|items| has_elements(items));
+                Prompt::Items(items.ok_or(Rejection::NoItems)?)
+            }
+            Api::Completions => self.filled_prompt().ok_or(Rejection::NoPrompt)?,
+            Api::ImageGenerations => self.filled_prompt().ok_or(Rejection::NoImagePrompt)?,
+            Api::Embeddings => self.filled_prompt().ok_or(Rejection::NoEmbeddingsInput)?,
+            Api::VllmGenerate => match self.filled_prompt() {
+                Some(ids @ Prompt::TokenIds(_)) => ids,
+                _ => return Err(Rejection::NoTokenIds),
+            },
+            Api::SglangGenerate => self.sglang_prompt()?,
+            Api::CountTokens | Api::Other => Prompt::None,
         };
-        request.prompt = if request.api == Api::ChatCompletions {
-            let messages = self.messages.filter(|messages| has_elements(messages));
-            Prompt::Chat(ChatBody { messages: messages.ok_or(Rejection::NoMessages)? })
-        } else {
-            self.prompt.filter(|prompt| !is_empty(prompt)).ok_or(Rejection::NoPrompt)?
-        };
+        let request = &mut self.request;
+        request.max_tokens = max_tokens(request);
+        request.cache_salt = request.field(Field::CacheSalt).and_then(text);
+        if api == Api::SglangGenerate {
+            request.cache_salt = extra_key(request)?;
+            request.media_parts = [Field::ImageData, Field::AudioData, Field::VideoData]
+                .iter()
+                .filter_map(|field| request.field(*field))
+                .fold(0, |parts: u32, data| parts.saturating_add(elements(data)));
+        }
         Ok(self.request)
+    }
+
+    fn filled_prompt(&mut self) -> Option<Prompt<'a>> {
+        self.prompt.take().filter(|prompt| !is_empty(prompt))
+    }
+
+    /// SGLang has two members for a prompt, of which the ids say more.
+    fn sglang_member(&mut self, key: &str, prompt: Prompt<'a>) {
+        let is_text = matches!(prompt, Prompt::Text(_) | Prompt::Texts(_));
+        let has_text = matches!(self.prompt, None | Some(Prompt::Text(_) | Prompt::Texts(_)));
+        match (key, prompt) {
+            (_, Prompt::Unclear(b"null")) => {}
+            ("text", prompt) if has_text && is_text => self.prompt = Some(prompt),
+            ("input_ids", _) if is_text => self.prompt = Some(Prompt::Unclear(b"")),
+            ("input_ids", prompt) => self.prompt = Some(prompt),
+            _ => {}
+        }
+    }
+
+    fn sglang_prompt(&mut self) -> Result<Prompt<'a>, Rejection> {
+        match self.prompt.take().ok_or(Rejection::NoInputIds)? {
+            Prompt::Unclear(value) if value.first() == Some(&b'[') && !has_elements(value) => {
+                Err(Rejection::EmptyInputIds)
+            }
+            Prompt::Unclear(_) => Err(Rejection::WrongInputIds),
+            prompt if is_empty(&prompt) => Err(Rejection::NoInputIds),
+            prompt => Ok(prompt),
+        }
+    }
+}
+
+fn chat(messages: Option<&[u8]>) -> Option<Prompt<'_>> {
+    let messages = messages.filter(|messages| has_elements(messages))?;
+    Some(Prompt::Chat(ChatBody { messages }))
+}
+
+fn max_tokens(request: &ApiRequest<'_>) -> Option<u32> {
+    let integer = |field| request.field(field).and_then(small_integer);
+    let sampling = |name| match request.value(Field::SamplingParams) {
+        Ok(Some(parameters)) => parameters.get(name).and_then(JsonValue::as_u32),
+        _ => None,
+    };
+    match request.api {
+        Api::ChatCompletions => integer(Field::MaxCompletionTokens).or_else(|| integer(Field::MaxTokens)),
+        Api::Responses => integer(Field::MaxOutputTokens),
+        Api::VllmGenerate => sampling("max_tokens"),
+        Api::SglangGenerate => sampling("max_new_tokens"),
+        _ => integer(Field::MaxTokens),
+    }
+}
+
+/// SGLang's name for the salt.
+fn extra_key<'a>(request: &ApiRequest<'a>) -> Result<Option<Cow<'a, str>>, Rejection> {
+    match request.field(Field::ExtraKey) {
+        None | Some(b"null") => Ok(None),
+        Some(value) => text(value).map(Some).ok_or(Rejection::WrongExtraKey),
     }
 }
 
@@ -295,10 +349,28 @@ fn has_elements(array: &[u8]) -> bool {
     lexer.peek_token() != Some(b']')
 }
 
+/// Elements of an array, or 1 for another value that isn't null.
+fn elements(value: &[u8]) -> u32 {
+    if value.first() != Some(&b'[') {
+        return u32::from(value != b"null");
+    }
+    let mut elements: u32 = 0;
+    let counted = JsonLexer::new(value).array(|lexer| {
+        elements = elements.saturating_add(1);
+        lexer.skip_value(1).map(drop)
+    });
+    if counted.is_ok() { elements } else { 0 }
+}
+
+/// Whether a value is null, an empty text or an empty list.
+fn is_empty_json(value: &[u8]) -> bool {
+    matches!(value, b"null" | b"\"\"") || (value.first() == Some(&b'[') && !has_elements(value))
+}
+
 fn is_empty(prompt: &Prompt<'_>) -> bool {
     match prompt {
         Prompt::Text(text) => text.is_empty(),
-        Prompt::Unclear(value) => *value == b"null" || (value.first() == Some(&b'[') && !has_elements(value)),
+        Prompt::Unclear(value) => is_empty_json(value),
         _ => false,
     }
 }

@@ -126,6 +126,138 @@ fn other_bodies_are_never_refused() {
     assert_eq!((request.model.as_deref(), request.stream), (Some("m"), true));
 }
 
+fn parsed(api: Api, body: &str) -> Result<ApiRequest<'_>, Rejection> {
+    parse_request(api, body.as_bytes())
+}
+
+#[test]
+fn each_api_has_its_own_prompt_and_limit_of_output() {
+    let body = r#"{"model":"m","max_output_tokens":5,"max_tokens":6,"sampling_params":{"max_tokens":7,"max_new_tokens":8},
+        "prompt":"p","input":"in","items":[{"role":"user","content":"hi"}],"token_ids":[1,2],"input_ids":[3],"text":"t",
+        "messages":[{"role":"user","content":"abc"}],"cache_salt":"s","extra_key":"x","image_data":["a","b"]}"#;
+    let text = |text: &'static str| Prompt::Text(Cow::Borrowed(text));
+    for (api, prompt, max_tokens, salt, text_bytes) in [
+        (Api::Embeddings, text("in"), 6, "s", 2),
+        (Api::ImageGenerations, text("p"), 6, "s", 1),
+        (Api::Responses, Prompt::Items(b"\"in\""), 5, "s", 2),
+        (Api::Conversations, Prompt::Items(br#"[{"role":"user","content":"hi"}]"#), 6, "s", 6),
+        (
+            Api::Messages,
+            Prompt::Chat(ChatBody { messages: br#"[{"role":"user","content":"abc"}]"# }),
+            6,
+            "s",
+            7,
+        ),
+        (Api::VllmGenerate, Prompt::TokenIds(vec![1, 2]), 7, "s", 0),
+        (Api::SglangGenerate, Prompt::TokenIds(vec![3]), 8, "x", 0),
+    ] {
+        let request = parsed(api, body).unwrap();
+        assert_eq!(request.prompt, prompt, "{api:?}");
+        assert_eq!(
+            (request.max_tokens, request.cache_salt.as_deref()),
+            (Some(max_tokens), Some(salt)),
+            "{api:?}"
+        );
+        assert_eq!(request.text_bytes(), text_bytes, "{api:?}");
+        assert_eq!(request.media_parts, if api == Api::SglangGenerate { 2 } else { 0 });
+    }
+    let lists = parsed(Api::Embeddings, r#"{"input":[[1],[2,3]]}"#).unwrap();
+    assert_eq!(lists.prompt, Prompt::TokenIdLists(vec![vec![1], vec![2, 3]]));
+    for body in [r#"{"input_ids":null,"text":"t"}"#, r#"{"text":"t","input_ids":null}"#] {
+        assert_eq!(parsed(Api::SglangGenerate, body).unwrap().prompt, text("t"));
+    }
+}
+
+/// The wording is that of the llm-d router, but for SGLang's texts, which it doesn't take.
+#[test]
+fn refusals_of_the_other_apis() {
+    for (api, body, expected) in [
+        (Api::Embeddings, r#"{"input":[]}"#, "invalid embeddings request: must have input field"),
+        (Api::Embeddings, "{}", "invalid embeddings request: must have input field"),
+        (Api::Responses, r#"{"input":""}"#, "invalid responses request: must have input field"),
+        (Api::Conversations, r#"{"items":"x"}"#, "invalid conversations request: must have items field"),
+        (
+            Api::ImageGenerations,
+            r#"{"prompt":null}"#,
+            "invalid images generations request: must have prompt field",
+        ),
+        (Api::Messages, r#"{"messages":[]}"#, "invalid messages request: must have at least one message"),
+        (
+            Api::VllmGenerate,
+            r#"{"token_ids":[]}"#,
+            "invalid generate request: must have non-empty token_ids field",
+        ),
+        (
+            Api::VllmGenerate,
+            r#"{"token_ids":"x"}"#,
+            "invalid generate request: must have non-empty token_ids field",
+        ),
+        (Api::SglangGenerate, "{}", "invalid generate request: input_ids or text must be provided"),
+        (
+            Api::SglangGenerate,
+            r#"{"text":""}"#,
+            "invalid generate request: input_ids or text must be provided",
+        ),
+        (Api::SglangGenerate, r#"{"input_ids":[]}"#, "invalid generate request: input_ids cannot be empty"),
+        (
+            Api::SglangGenerate,
+            r#"{"input_ids":"1"}"#,
+            "invalid generate request: input_ids must be an array of uint32 integers",
+        ),
+        (
+            Api::SglangGenerate,
+            r#"{"input_ids":[-1],"text":"x"}"#,
+            "invalid generate request: input_ids must be an array of uint32 integers",
+        ),
+        (
+            Api::SglangGenerate,
+            r#"{"text":"x","extra_key":1}"#,
+            "unsupported generate request: extra_key must be a string",
+        ),
+        (
+            Api::VllmGenerate,
+            "[1]",
+            "error unmarshaling request bodyMap: json: cannot unmarshal array into Go value of type map[string]interface {}",
+        ),
+    ] {
+        assert_eq!(parsed(api, body).unwrap_err().to_string(), expected, "{body}");
+    }
+    assert_eq!(parsed(Api::CountTokens, "not json").unwrap().prompt, Prompt::None);
+}
+
+#[test]
+fn media_are_counted_on_the_way() {
+    for (api, body, media_parts) in [
+        (
+            Api::ChatCompletions,
+            r#"{"messages":[{"role":"user","content":[{"type":"text","text":"x"},
+            {"image_url":{"url":"data:image/png;base64,AA"},"type":"image_url"},{"type":"input_audio"},{"type":"video_url"}]},
+            {"content":"\"type\":\"image_url\"","type":"image"}]}"#,
+            3,
+        ),
+        (
+            Api::Messages,
+            r#"{"messages":[{"role":"user","content":[{"type":"image","source":{"type":"base64"}},
+            {"type":"tool_result","content":[{"type":"image"},{"type":"text","text":"t"}]}]}]}"#,
+            2,
+        ),
+        (
+            Api::Responses,
+            r#"{"input":[{"role":"user","content":[{"type":"input_image"},{"type":"input_text"}]},
+            {"type":"function_call_output","output":[{"type":"input_image"}]}]}"#,
+            2,
+        ),
+        // Of duplicates the last counts.
+        (
+            Api::ChatCompletions,
+            r#"{"messages":[{"content":[{"type":"image"}]}],"messages":[{"content":"x"}]}"#,
+            0,
+        ),
+    ] {
+        assert_eq!(parsed(api, body).unwrap().media_parts, media_parts, "{body}");
+    }
+}
+
 #[test]
 fn nesting_is_bounded() {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
@@ -133,6 +265,11 @@ fn nesting_is_bounded() {
     assert!(completion(&body(MAX_SCAN_DEPTH - 1)).is_ok());
     for depth in [MAX_SCAN_DEPTH, 1_000_000] {
         let refusal = completion(&body(depth)).unwrap_err();
+        assert!(matches!(refusal, Rejection::NotAnObject(error) if error.kind == JsonErrorKind::TooDeep));
+    }
+    for depth in [500, 1_000_000] {
+        let parts = format!("{}1{}", r#"[{"content":"#.repeat(depth), "}]".repeat(depth));
+        let refusal = chat(&format!(r#"{{"messages":[{{"content":{parts}}}]}}"#)).unwrap_err();
         assert!(matches!(refusal, Rejection::NotAnObject(error) if error.kind == JsonErrorKind::TooDeep));
     }
     assert!(parse_json(nested(MAX_TREE_DEPTH).as_bytes()).is_ok());
@@ -250,9 +387,24 @@ fn json_text() -> impl Strategy<Value = String> {
     })
 }
 
+const APIS: [Api; 11] = [
+    Api::ChatCompletions,
+    Api::Completions,
+    Api::Embeddings,
+    Api::Responses,
+    Api::Conversations,
+    Api::ImageGenerations,
+    Api::Messages,
+    Api::CountTokens,
+    Api::VllmGenerate,
+    Api::SglangGenerate,
+    Api::Other,
+];
+
 fn feed_everything(bytes: &[u8]) {
-    for api in [Api::ChatCompletions, Api::Completions, Api::Other] {
+    for api in APIS {
         if let Ok(request) = parse_request(api, bytes) {
+            let _ = (request.text_bytes(), request.media_parts);
             if let Some(range) = &request.model_range {
                 assert!(bytes[range.clone()].starts_with(b"\"") && bytes[range.clone()].ends_with(b"\""));
             }
@@ -283,7 +435,11 @@ proptest! {
         byte in prop::sample::select(b"{}[]\",:\\u0-eN\xff\x00 tn1".to_vec()),
         cuts in any::<bool>(),
     ) {
-        let mut bytes = format!("{{\"model\":\"m\",\"prompt\":{text},\"messages\":[{text}],\"usage\":{text}}}").into_bytes();
+        let mut bytes = format!(
+            "{{\"model\":\"m\",\"prompt\":{text},\"messages\":[{{\"role\":{text},\"content\":[{text},\
+             {{\"type\":\"image\",\"content\":{text}}}]}}],\"usage\":{text},\"input\":{text},\"items\":{text},\
+             \"token_ids\":{text},\"input_ids\":{text},\"sampling_params\":{text},\"image_data\":{text}}}"
+        ).into_bytes();
         let place = place.index(bytes.len());
         if cuts { bytes.truncate(place) } else { bytes[place] = byte }
         feed_everything(&bytes);

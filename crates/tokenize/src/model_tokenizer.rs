@@ -100,7 +100,6 @@ impl ModelTokenizer {
             truncation.encode(self.encoder.as_ref(), text, add_special_tokens.unwrap_or(default))
         };
         let prompts = match request.api {
-            Api::Other => return Err(TokenizeError::Unsupported(Unsupported::Api)),
             Api::ChatCompletions => {
                 vec![match reused_ids(request)? {
                     Some(ids) => truncation.cut(ids),
@@ -126,11 +125,12 @@ impl ModelTokenizer {
                         lists.iter().map(|ids| truncation.cut(ids.clone())).collect()
                     }
                     (Prompt::Unclear(value), _) => return Err(unclear_prompt(value)),
-                    (Prompt::None | Prompt::Chat(_), _) => {
+                    (Prompt::None | Prompt::Chat(_) | Prompt::Items(_), _) => {
                         return Err(TokenizeError::member("prompt", "is missing"));
                     }
                 }
             }
+            _ => return Err(TokenizeError::Unsupported(Unsupported::Api)),
         };
         for (index, ids) in prompts.iter().enumerate() {
             truncation.check(index, ids)?;

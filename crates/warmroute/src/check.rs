@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde::Serialize;
-use warmroute_config::{CheckedConfig, ConfigError, Notice, PluginRef, PluginSpec, ProfileSpec, check};
+use warmroute_config::{
+    CheckedConfig, ConfigError, Notice, PluginRef, PluginSpec, ProfileSpec, TokenBackend, check,
+};
 use warmroute_plugin::{BuildContext, Needs, PluginKind, Registry};
 use warmroute_tokenize::ModelTokenizer;
 
@@ -124,7 +126,9 @@ impl CheckReport {
         {
             self.mistake(format!("--tokenizer: {error}"));
         }
-        let has_tokens = options.tokenizer.is_some() || config.token_producer.is_some();
+        let backend = config.token_producer.as_ref().map(|producer| &producer.backend);
+        let has_tokens = options.tokenizer.is_some()
+            || matches!(backend, Some(TokenBackend::Local { .. } | TokenBackend::Vllm(_)));
         let mut notices = config.notices.clone();
         let detector = &config.saturation_detector;
         if config.metrics_source.is_none() && detector.plugin_type == "utilization-detector" {

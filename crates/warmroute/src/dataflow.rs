@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde::Serialize;
-use warmroute_config::{CheckedConfig, PluginSpec};
+use warmroute_config::{CheckedConfig, PluginSpec, TokenBackend};
 use warmroute_plugin::{BuildContext, Needs, Registry};
 
 /// Built-in plugins that read the engines' metrics.
@@ -121,7 +121,14 @@ fn events(config: &CheckedConfig) -> String {
 fn tokens(config: &CheckedConfig, has_tokenizer: bool) -> String {
     match &config.token_producer {
         _ if has_tokenizer => "token ids by --tokenizer".to_owned(),
-        Some(producer) => format!("token ids by {} with {}", producer.name, producer.path.display()),
+        Some(producer) => {
+            let name = &producer.name;
+            match &producer.backend {
+                TokenBackend::Local { path } => format!("token ids by {name} with {}", path.display()),
+                TokenBackend::Vllm(backend) => format!("token ids by {name} from {}", backend.url),
+                _ => format!("token ids in requests ({name} only estimates those of text)"),
+            }
+        }
         None => "token ids in requests (no tokenizer for text)".to_owned(),
     }
 }

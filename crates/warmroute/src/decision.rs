@@ -129,7 +129,7 @@ impl Decider {
                 }
             }
         }
-        KeysWanted { block_sizes_tokens, prefix_match }
+        KeysWanted { block_sizes_tokens, prefix_match, ..KeysWanted::default() }
     }
 
     /// Looks up, scores, picks and charges.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use warmroute_config::{
-    CheckedConfig, FileDiscoverySpec, MetricsSourceSpec, PluginSpec, PrefixProducerSpec, ProfileSpec,
-    TokenProducerSpec,
+    CheckedConfig, EstimateSpec, FileDiscoverySpec, FramesSpec, MetricsSourceSpec, PictureTokensSpec,
+    PluginSpec, PrefixProducerSpec, ProfileSpec, ResolutionSpec, TokenBackend, TokenProducerSpec,
 };
 use warmroute_plugin::{PluginKind, Registry};
 
@@ -179,7 +179,50 @@ fn prefix_producer(producer: &PrefixProducerSpec) -> PluginEntry {
 }
 
 fn token_producer(producer: &TokenProducerSpec) -> PluginEntry {
-    entry("token-producer", &producer.name, json!({"local": {"path": producer.path}}))
+    let parameters = match &producer.backend {
+        TokenBackend::Local { path } => json!({"local": {"path": path}}),
+        TokenBackend::Vllm(server) => json!({
+            "modelName": server.model_name,
+            "vllm": {
+                "url": server.url,
+                "timeout": go_duration(server.timeout),
+                "mmTimeout": go_duration(server.mm_timeout),
+            },
+        }),
+        TokenBackend::Estimate(spec) => json!({"estimate": estimate(spec)}),
+        _ => json!({}),
+    };
+    entry("token-producer", &producer.name, parameters)
+}
+
+fn estimate(spec: &EstimateSpec) -> Value {
+    let tokens = |tokens, static_name: &str| match tokens {
+        PictureTokensSpec::Static(tokens) => json!({"mode": "static", "static": {static_name: tokens}}),
+        PictureTokensSpec::Dynamic(factor) => json!({"mode": "dynamic", "dynamic": {"factor": factor}}),
+    };
+    let resolution = |(width, height): ResolutionSpec| json!({"width": width, "height": height});
+    let mut image = tokens(spec.image.tokens, "staticToken");
+    image["defaultResolution"] = resolution(spec.image.default_resolution);
+    let video = &spec.video;
+    let mut frames = match video.frames {
+        FramesSpec::Sampled { sample_fps, temporal_patch_size } => json!({
+            "mode": "sampled",
+            "sampled": {"sampleFPS": sample_fps, "temporalPatchSize": temporal_patch_size},
+        }),
+        FramesSpec::Strided { default_source_fps, frame_stride } => json!({
+            "mode": "strided",
+            "strided": {"defaultSourceFPS": default_source_fps, "frameStride": frame_stride},
+        }),
+    };
+    frames["minFrames"] = json!(video.min_frames);
+    frames["maxFrames"] = json!(video.max_frames);
+    json!({"image": image, "video": {
+        "tokensPerFrame": tokens(video.tokens_per_frame, "numTokensPerFrame"),
+        "frames": frames,
+        "defaultResolution": resolution(video.default_resolution),
+        "defaultDuration": video.default_duration_s,
+        "maxVideoTokens": video.max_video_tokens,
+    }})
 }
 
 fn metrics_source(source: &MetricsSourceSpec) -> PluginEntry {

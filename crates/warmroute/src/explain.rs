@@ -52,7 +52,11 @@ pub fn describe(receipt: &Receipt) -> String {
         (None, None) => "not decided".to_owned(),
     };
     line(&mut text, format_args!("decision {} (request {}): {pick}", receipt.id, receipt.request_id));
-    let tokens = receipt.prompt_tokens.map_or("unknown".to_owned(), |tokens| tokens.to_string());
+    let tokens = match (receipt.prompt_tokens, receipt.prompt_tokens_estimated) {
+        (Some(tokens), false) => tokens.to_string(),
+        (Some(tokens), true) => format!("about {tokens} (estimated)"),
+        (None, _) => "unknown".to_owned(),
+    };
     line(
         &mut text,
         format_args!(

@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use warmroute_ext_proc::{EndpointPicker, HttpRequest, Picked, Refusal};
-use warmroute_inference_api::{Api, Rejection, api_of_path};
+use warmroute_inference_api::{Api, Rejection};
 use warmroute_plugin::{Endpoint, InferenceRequest};
 use warmroute_scheduler::ScheduleError;
+use warmroute_tokenize::VideoHints;
 
 use crate::control_headers::ControlHeaders;
 use crate::decision::{Decided, Decider, Explanation, NotDecided};
@@ -57,8 +58,8 @@ impl Picker {
     }
 
     /// The API by which the body is read.
-    fn api_of(&self, request: &HttpRequest) -> Api {
-        if self.decider.policy().parses_bodies { api_of_path(request.path()) } else { Api::Other }
+    fn api_of(&self, request: &HttpRequest) -> Result<Api, Rejection> {
+        self.decider.policy().parsers.api_of_path(request.path())
     }
 }
 
@@ -90,8 +91,8 @@ impl Picker {
             draft.fallback(Fallback::NoBody, "");
             return self.decider.decide_by_load(0, subset).map_err(|error| refusal_of(&error));
         }
-        let api = self.api_of(request);
-        draft.receipt.api = api_word(api).to_owned();
+        let api = self.api_of(request).map_err(|rejection| bad_request(&rejection))?;
+        api.as_str().clone_into(&mut draft.receipt.api);
         self.admit(request, api, draft).await?;
         let read = self.read(request, api, draft).await?;
         let mut inference_request = inference_request(request, &read);
@@ -111,14 +112,16 @@ impl Picker {
             draft.read_now();
             return Ok(ReadRequest::default());
         }
-        let read = self.reader.read(api, request.body.contiguous(), self.decider.keys_wanted()).await;
+        let hints = VideoHints::from_headers(|name| request.headers.get_str(name));
+        let read = self.reader.read(api, request.body.contiguous(), hints, self.decider.keys_wanted()).await;
         draft.read_now();
         read.map_err(|rejection| bad_request(&rejection))
     }
 
     /// Requests that must have a body: an empty one is a mistake that the parser names.
     fn expects_body(&self, request: &HttpRequest) -> bool {
-        matches!(request.method(), "POST" | "PUT" | "PATCH") && self.api_of(request) != Api::Other
+        matches!(request.method(), "POST" | "PUT" | "PATCH")
+            && self.api_of(request).is_ok_and(|api| !api.is_raw())
     }
 
     /// Writes metrics and the receipt, and makes the answer.
@@ -160,7 +163,9 @@ impl Picker {
             self.metrics.requests.fallbacks.with_label_values(&[note.kind.as_str()]).inc();
         }
         if receipt.pick.is_some() {
-            self.metrics.requests.prompt_tokens.inc_by(u64::from(receipt.prompt_tokens.unwrap_or(0)));
+            // Guessed tokens have no part in the hit ratio.
+            let exact = receipt.prompt_tokens.filter(|_| !receipt.prompt_tokens_estimated);
+            self.metrics.requests.prompt_tokens.inc_by(u64::from(exact.unwrap_or(0)));
             self.metrics.requests.predicted_cached_tokens.inc_by(u64::from(receipt.predicted_cached_tokens));
         }
         let seconds = |us: u64| us as f64 / 1e6;
@@ -184,7 +189,7 @@ impl Draft {
         let started = Instant::now();
         let receipt = Receipt {
             request_id: request.request_id.to_string(),
-            api: api_word(Api::Other).to_owned(),
+            api: Api::Other.as_str().to_owned(),
             body_bytes: request.body.len_bytes(),
             steps: StepTimes {
                 receive_us: micros(started.saturating_duration_since(request.received_at)),
@@ -225,11 +230,9 @@ impl Draft {
     fn read(&mut self, read: &ReadRequest) {
         self.receipt.model.clone_from(&read.model);
         self.receipt.stream = read.stream;
-        self.receipt.prompt_tokens = read.prompt.as_ref().map(|prompt| prompt.total_tokens());
+        self.receipt.prompt_tokens = read.prompt_tokens();
+        self.receipt.prompt_tokens_estimated = read.is_estimated();
         self.receipt.fallbacks.extend(read.fallback.clone());
-        if read.prompt.as_ref().is_some_and(|prompt| prompt.sets.is_empty()) {
-            self.fallback(Fallback::BlockSizeUnknown, "no engine has told its block size yet");
-        }
     }
 
     fn explain(&mut self, explanation: Explanation, endpoints: &[Arc<Endpoint>]) {
@@ -252,18 +255,13 @@ fn micros(time: std::time::Duration) -> u64 {
     time.as_micros() as u64
 }
 
-fn api_word(api: Api) -> &'static str {
-    match api {
-        Api::ChatCompletions => "chat-completions",
-        Api::Completions => "completions",
-        Api::Other => "other",
-    }
-}
-
 fn inference_request(request: &HttpRequest, read: &ReadRequest) -> InferenceRequest {
     let mut inference_request = InferenceRequest::new(request.request_id.clone(), read.model.as_str());
     inference_request.headers = header_map(request);
-    inference_request.prompt_tokens = read.prompt.as_ref().map(|prompt| prompt.total_tokens());
+    inference_request.prompt_tokens = read.prompt_tokens();
+    inference_request.prompt_tokens_estimated = read.is_estimated();
+    inference_request.max_tokens = read.max_tokens;
+    inference_request.media_parts = read.media_parts;
     inference_request.stream = read.stream;
     inference_request
 }

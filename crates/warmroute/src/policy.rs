@@ -7,6 +7,7 @@ use anyhow::Context;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use warmroute_builtin::SaturationDetector;
 use warmroute_config::{CheckedConfig, Parser};
+use warmroute_inference_api::{ApiParser, ParserList};
 use warmroute_plugin::Registry;
 use warmroute_scheduler::Scheduler;
 
@@ -20,12 +21,12 @@ pub struct Policy {
     pub scheduler: Scheduler,
     /// How long at least what was just picked is expected at its engine; None turns expectation off.
     pub expects_for: Option<Duration>,
-    /// Whether bodies are read at all; otherwise every request is scheduled without looking into it.
-    pub parses_bodies: bool,
     /// What tells how full the pool is.
     pub saturation_detector: SaturationDetector,
     /// Name of that in the configuration.
     pub saturation_detector_name: Arc<str>,
+    /// Which bodies are read, and how.
+    pub parsers: ParserList,
     /// The configuration in words.
     pub summary: String,
     /// Ends the plugins' tasks when the last decision by this policy is over.
@@ -54,9 +55,9 @@ impl Policy {
         Ok(Self {
             scheduler: built.scheduler,
             expects_for: producer.map(|producer| producer.speculative_ttl),
-            parses_bodies: config.parsers.contains(&Parser::OpenAi),
             saturation_detector,
             saturation_detector_name: detector.name.as_str().into(),
+            parsers: config.parsers.iter().filter_map(|parser| api_parser(*parser)).collect(),
             summary: config.summary(),
             _plugin_tasks: stop.drop_guard(),
         })
@@ -72,4 +73,16 @@ impl Policy {
     pub fn shared(self) -> Arc<Self> {
         Arc::new(self)
     }
+}
+
+/// The parser that a configuration names.
+fn api_parser(parser: Parser) -> Option<ApiParser> {
+    Some(match parser {
+        Parser::OpenAi => ApiParser::OpenAi,
+        Parser::Anthropic => ApiParser::Anthropic,
+        Parser::VllmHttp => ApiParser::VllmHttp,
+        Parser::SglangHttp => ApiParser::SglangHttp,
+        Parser::Passthrough => ApiParser::Passthrough,
+        _ => return None,
+    })
 }

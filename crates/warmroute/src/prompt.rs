@@ -1,30 +1,39 @@
 //! From a request body to token ids and block keys: off the async threads, at most so many at once, under a deadline.
 
+mod prompt_reader;
+mod renderer;
+mod token_source;
+
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use tokio::sync::Semaphore;
-use warmroute_inference_api::{Api, ApiRequest, Field, Prompt, Rejection, parse_request};
-use warmroute_kv_index::{BlockKey, KeyExtras, block_keys};
-use warmroute_tokenize::{ModelTokenizer, PromptOptions, Rejection as Refused, TokenizeError, Unsupported};
+use warmroute_kv_index::BlockKey;
+
+pub use prompt_reader::PromptReader;
+pub use renderer::{RenderError, Renderer};
+pub use token_source::{TokenSource, estimator_of};
 
 use crate::receipt::{Fallback, FallbackNote};
-
-/// Bodies up to this size are handled on the async thread if they hold no chat: less work than handing them over.
-const INLINE_BODY_BYTES: usize = 2 * 1024;
-/// The same if only the model's name and the like are wanted.
-const INLINE_SCAN_BYTES: usize = 64 * 1024;
 
 /// What the profile needs to know of the prompt.
 #[derive(Clone, Debug, Default)]
 pub struct KeysWanted {
     /// Block sizes in use, in tokens; empty if no prefix match is asked for or none can be made.
     pub block_sizes_tokens: Vec<u32>,
-    /// Whether a prefix match is asked for.
+    /// Whether an exact prefix match is asked for.
     pub prefix_match: bool,
+    /// Whether the token ids themselves are handed out, see [`ReadRequest::token_ids`].
+    pub token_ids: bool,
+    /// Whether pseudo-tokens are made of a prompt whose exact tokens aren't known.
+    pub estimate: bool,
+}
+
+impl KeysWanted {
+    /// Whether exact tokens are of use.
+    fn tokens(&self) -> bool {
+        self.prefix_match || self.token_ids
+    }
 }
 
 /// Block keys of a request's prompts for one block size.
@@ -50,12 +59,40 @@ pub struct PromptKeys {
     pub prompt_tokens: Vec<u32>,
     /// One set per block size in use.
     pub sets: Vec<KeySet>,
+    /// The token ids of each prompt; empty unless [`KeysWanted::token_ids`].
+    pub token_ids: Vec<Vec<u32>>,
+}
+
+/// What is guessed of a prompt whose exact tokens aren't known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EstimatedPrompt {
+    /// Guessed tokens of each prompt.
+    pub prompt_tokens: Vec<u32>,
+    /// Pseudo-tokens of each prompt: equal prompts have equal ones, and a common beginning has a common beginning.
+    /// They mean nothing to an engine. Empty unless [`KeysWanted::estimate`].
+    pub token_ids: Vec<Vec<u32>>,
+}
+
+impl EstimatedPrompt {
+    /// Guessed tokens of all prompts.
+    pub fn total_tokens(&self) -> u32 {
+        self.prompt_tokens.iter().fold(0, |sum, tokens| sum.saturating_add(*tokens))
+    }
+}
+
+/// The token ids of a request's prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PromptTokenIds<'a> {
+    /// One list per prompt.
+    pub prompts: &'a [Vec<u32>],
+    /// Whether they are pseudo-tokens.
+    pub is_estimated: bool,
 }
 
 impl PromptKeys {
     /// Tokens of all prompts.
     pub fn total_tokens(&self) -> u32 {
-        self.prompt_tokens.iter().sum()
+        self.prompt_tokens.iter().fold(0, |sum, tokens| sum.saturating_add(*tokens))
     }
 
     /// The keys for one block size.
@@ -71,15 +108,46 @@ pub struct ReadRequest {
     pub model: String,
     /// Whether a streamed answer was asked for.
     pub stream: bool,
-    /// The prompt, if its tokens are known.
+    /// Most tokens to generate, if the client says.
+    pub max_tokens: Option<u32>,
+    /// Images, sounds and videos in the prompt.
+    pub media_parts: u32,
+    /// The salt that keeps this request's KV blocks from those of others.
+    pub cache_salt: Option<String>,
+    /// The prompt, if its exact tokens are known: those of prompts of token ids always, others if they are wanted.
     pub prompt: Option<PromptKeys>,
+    /// What is guessed of the prompt, if its exact tokens aren't known; None for APIs without a prompt.
+    pub estimated: Option<EstimatedPrompt>,
     /// Why they aren't, if they should be.
     pub fallback: Option<FallbackNote>,
 }
 
 impl ReadRequest {
-    fn without_tokens(kind: Fallback, detail: impl Into<String>) -> Self {
-        Self { fallback: Some(FallbackNote { kind, detail: detail.into() }), ..Self::default() }
+    /// Token ids, exact ones if there are any, else pseudo-tokens; None if neither were wanted or none can be made.
+    pub fn token_ids(&self) -> Option<PromptTokenIds<'_>> {
+        let exact = self.prompt.as_ref().map(|prompt| (prompt.token_ids.as_slice(), false));
+        let estimated = self.estimated.as_ref().map(|prompt| (prompt.token_ids.as_slice(), true));
+        [exact, estimated]
+            .into_iter()
+            .flatten()
+            .find(|(prompts, _)| !prompts.is_empty())
+            .map(|(prompts, is_estimated)| PromptTokenIds { prompts, is_estimated })
+    }
+
+    /// Whether [`Self::prompt_tokens`] is guessed.
+    pub fn is_estimated(&self) -> bool {
+        self.prompt.is_none() && self.estimated.is_some()
+    }
+
+    /// Tokens of all prompts: exact if they are known, else guessed.
+    pub fn prompt_tokens(&self) -> Option<u32> {
+        let exact = self.prompt.as_ref().map(PromptKeys::total_tokens);
+        exact.or_else(|| self.estimated.as_ref().map(EstimatedPrompt::total_tokens))
+    }
+
+    fn fell_back(mut self, kind: Fallback, detail: impl Into<String>) -> Self {
+        self.fallback = Some(FallbackNote { kind, detail: detail.into() });
+        self
     }
 }
 
@@ -103,158 +171,4 @@ impl AdapterNames {
     pub fn contains(&self, model: &str) -> bool {
         self.0.load().contains(model)
     }
-}
-
-/// Reads bodies.
-#[derive(Clone)]
-pub struct PromptReader {
-    work: Arc<Work>,
-    slots: Arc<Semaphore>,
-    deadline: Duration,
-}
-
-struct Work {
-    tokenizer: Option<Arc<ModelTokenizer>>,
-    adapters: Arc<AdapterNames>,
-    options: PromptOptions,
-}
-
-impl PromptReader {
-    /// A reader that works on `concurrency` prompts at a time and gives up after `deadline`.
-    pub fn new(
-        tokenizer: Option<Arc<ModelTokenizer>>,
-        adapters: Arc<AdapterNames>,
-        concurrency: usize,
-        deadline: Duration,
-    ) -> Self {
-        let work = Work { tokenizer, adapters, options: PromptOptions::default() };
-        Self { work: Arc::new(work), slots: Arc::new(Semaphore::new(concurrency.max(1))), deadline }
-    }
-
-    /// Reads one body. What can't be known in time is a fallback in the result, not an error.
-    ///
-    /// # Errors
-    /// The body is no request of that API.
-    pub async fn read(&self, api: Api, body: &Bytes, wanted: KeysWanted) -> Result<ReadRequest, Rejection> {
-        let small = match (wanted.prefix_match, api) {
-            (false, _) => body.len() <= INLINE_SCAN_BYTES,
-            (true, Api::ChatCompletions) => false,
-            (true, _) => body.len() <= INLINE_BODY_BYTES,
-        };
-        if small {
-            return self.work.read(api, body, &wanted);
-        }
-        let (work, body, slots) = (self.work.clone(), body.clone(), self.slots.clone());
-        let deadline = tokio::time::Instant::now() + self.deadline;
-        let Ok(slot) = tokio::time::timeout_at(deadline, slots.acquire_owned()).await else {
-            return Ok(ReadRequest::without_tokens(Fallback::TokenizeBusy, self.over_deadline()));
-        };
-        // The slot is given back when the work is done, not when the wait for it is over.
-        let job = tokio::task::spawn_blocking(move || {
-            let _slot = slot;
-            work.read(api, &body, &wanted)
-        });
-        match tokio::time::timeout_at(deadline, job).await {
-            Ok(Ok(read)) => read,
-            Ok(Err(_)) => Ok(ReadRequest::without_tokens(Fallback::NotTokenizable, "the tokenizer panicked")),
-            Err(_) => Ok(ReadRequest::without_tokens(Fallback::TokenizeDeadline, self.over_deadline())),
-        }
-    }
-
-    fn over_deadline(&self) -> String {
-        format!("over {} ms", self.deadline.as_millis())
-    }
-}
-
-impl Work {
-    fn read(&self, api: Api, body: &[u8], wanted: &KeysWanted) -> Result<ReadRequest, Rejection> {
-        let request = parse_request(api, body)?;
-        let mut read = ReadRequest {
-            model: request.model.as_deref().unwrap_or_default().to_owned(),
-            stream: request.stream,
-            prompt: None,
-            fallback: None,
-        };
-        if wanted.prefix_match {
-            match self.keys(&request, &read.model, &wanted.block_sizes_tokens) {
-                Ok(keys) => read.prompt = Some(keys),
-                Err(note) => read.fallback = Some(note),
-            }
-        }
-        Ok(read)
-    }
-
-    fn keys(
-        &self,
-        request: &ApiRequest<'_>,
-        model: &str,
-        block_sizes_tokens: &[u32],
-    ) -> Result<PromptKeys, FallbackNote> {
-        let lora = self.adapters.contains(model).then_some(model);
-        let extras = KeyExtras { lora, cache_salt: request.cache_salt.as_deref() };
-        match &request.prompt {
-            Prompt::None => Err(FallbackNote { kind: Fallback::NoPromptApi, detail: String::new() }),
-            Prompt::TokenIds(ids) if takes_ids_as_they_are(request) => {
-                Ok(keys_of(&[ids.as_slice()], &extras, block_sizes_tokens))
-            }
-            Prompt::TokenIdLists(lists) if takes_ids_as_they_are(request) => {
-                let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
-                Ok(keys_of(&lists, &extras, block_sizes_tokens))
-            }
-            _ => {
-                let tokenizer = self.tokenizer.as_ref().ok_or_else(|| FallbackNote {
-                    kind: Fallback::NoTokenizer,
-                    detail: "start with --tokenizer DIR to match text prompts".to_owned(),
-                })?;
-                let prompts = tokenizer.tokens(request, &self.options).map_err(|error| note_of(&error))?;
-                let ids: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.ids.as_slice()).collect();
-                Ok(keys_of(&ids, &extras, block_sizes_tokens))
-            }
-        }
-    }
-}
-
-fn keys_of(prompts: &[&[u32]], extras: &KeyExtras<'_>, block_sizes_tokens: &[u32]) -> PromptKeys {
-    let keys_for = |block_size_tokens: u32| KeySet {
-        block_size_tokens,
-        prompts: prompts
-            .iter()
-            .map(|ids| {
-                let mut keys = Vec::with_capacity(ids.len() / block_size_tokens.max(1) as usize);
-                block_keys(ids, block_size_tokens, extras, &mut keys);
-                keys
-            })
-            .collect(),
-    };
-    PromptKeys {
-        prompt_tokens: prompts.iter().map(|ids| ids.len() as u32).collect(),
-        sets: block_sizes_tokens.iter().copied().map(keys_for).collect(),
-    }
-}
-
-/// Whether nothing else in the request changes token ids that it gives.
-fn takes_ids_as_they_are(request: &ApiRequest<'_>) -> bool {
-    [Field::TruncatePromptTokens, Field::KvTransferParams, Field::PromptEmbeds]
-        .iter()
-        .all(|field| request.field(*field).is_none())
-}
-
-/// The note for the receipt. Texts that a template made may quote the request, so they are left out.
-fn note_of(error: &TokenizeError) -> FallbackNote {
-    let (kind, detail) = match error {
-        TokenizeError::Rejected(Refused::RaisedByTemplate(_)) => {
-            (Fallback::LikelyRefusedByEngine, "the chat template refuses the conversation".to_owned())
-        }
-        TokenizeError::Rejected(_) => (Fallback::LikelyRefusedByEngine, error.to_string()),
-        TokenizeError::Unsupported(Unsupported::Template(_)) => {
-            (Fallback::NotTokenizable, "the chat template fails".to_owned())
-        }
-        TokenizeError::Unsupported(Unsupported::Multimodal { index, .. }) => {
-            (Fallback::NotTokenizable, format!("message {index} has a part that is no text"))
-        }
-        TokenizeError::Unsupported(_) | TokenizeError::Limit(_) => {
-            (Fallback::NotTokenizable, error.to_string())
-        }
-    };
-    FallbackNote { kind, detail }
 }

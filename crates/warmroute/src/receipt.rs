@@ -27,6 +27,10 @@ pub enum Fallback {
     TokenizeDeadline,
     /// All tokenising slots were busy until the deadline.
     TokenizeBusy,
+    /// The server that renders prompts gave no tokens, or not in time.
+    RenderFailed,
+    /// Too many requests to that server were under way.
+    RenderBusy,
     /// No engine has told its block size yet, so nothing can be matched.
     BlockSizeUnknown,
     /// The API isn't one whose prompts can be turned into tokens.
@@ -55,12 +59,14 @@ pub enum Fallback {
 
 impl Fallback {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::NoTokenizer,
         Self::NotTokenizable,
         Self::LikelyRefusedByEngine,
         Self::TokenizeDeadline,
         Self::TokenizeBusy,
+        Self::RenderFailed,
+        Self::RenderBusy,
         Self::BlockSizeUnknown,
         Self::NoPromptApi,
         Self::BodyIncomplete,
@@ -83,6 +89,8 @@ impl Fallback {
             Self::LikelyRefusedByEngine => "likely-refused-by-engine",
             Self::TokenizeDeadline => "tokenize-deadline",
             Self::TokenizeBusy => "tokenize-busy",
+            Self::RenderFailed => "render-failed",
+            Self::RenderBusy => "render-busy",
             Self::BlockSizeUnknown => "block-size-unknown",
             Self::NoPromptApi => "no-prompt-api",
             Self::BodyIncomplete => "body-incomplete",
@@ -217,7 +225,7 @@ pub struct Receipt {
     pub request_id: String,
     /// Milliseconds since the Unix epoch.
     pub at_unix_ms: u64,
-    /// `chat-completions`, `completions` or `other`.
+    /// The API whose schema the body follows, like `chat-completions`; `other` if it passes unread.
     pub api: String,
     /// Model that the client named; empty if none.
     pub model: String,
@@ -239,6 +247,9 @@ pub struct Receipt {
     pub body_bytes: usize,
     /// Tokens of the prompt, all prompts of the request together; absent if unknown.
     pub prompt_tokens: Option<u32>,
+    /// Whether that is a guess from the length of the text.
+    #[serde(default)]
+    pub prompt_tokens_estimated: bool,
     /// Full KV blocks of the prompt, in the picked engine's block size.
     pub prompt_blocks: u32,
     /// The scheduling profile; empty if none ran.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::bail;
 use parking_lot::Mutex;
 use serde::Serialize;
-use warmroute_config::{CheckedConfig, check};
+use warmroute_config::{CheckedConfig, EstimateSpec, TokenBackend, check};
 use warmroute_plugin::Registry;
 
 use crate::decision::Decider;
@@ -126,9 +126,11 @@ fn needs_restart(running: &CheckedConfig, changed: &CheckedConfig) -> Option<&'s
     if changed.prefix_producer.is_some() && events(running) != events(changed) {
         return Some("what is followed of the engines' KV events (precise-prefix-cache-producer)");
     }
-    if running.token_producer.as_ref().map(|producer| &producer.path)
-        != changed.token_producer.as_ref().map(|producer| &producer.path)
-    {
+    let backend = |config: &CheckedConfig| {
+        let given = config.token_producer.as_ref().map(|producer| producer.backend.clone());
+        given.unwrap_or(TokenBackend::Estimate(EstimateSpec::default()))
+    };
+    if backend(running) != backend(changed) {
         return Some("the tokenizer (token-producer)");
     }
     if running.discovery != changed.discovery {

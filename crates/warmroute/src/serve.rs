@@ -11,7 +11,6 @@ use warmroute_config::{CheckedConfig, FileDiscoverySpec};
 use warmroute_ext_proc::ExtProcService;
 use warmroute_kv_index::{IndexLimits, KvIndex};
 use warmroute_plugin::Registry;
-use warmroute_tokenize::ModelTokenizer;
 
 use crate::admin::Admin;
 use crate::cli::ServeOptions;
@@ -25,7 +24,7 @@ use crate::picker::Picker;
 use crate::policy::Policy;
 use crate::pool::Pool;
 use crate::profile::ConfigSource;
-use crate::prompt::{AdapterNames, PromptReader};
+use crate::prompt::{AdapterNames, PromptReader, Renderer, TokenSource};
 use crate::readiness::Readiness;
 use crate::receipt::ReceiptRing;
 use crate::reload::{ConfigWatch, ReloadStatus};
@@ -73,6 +72,8 @@ struct Parts {
     expectations: Arc<Expectations>,
     decider: Arc<Decider>,
     reloads: Arc<Mutex<ReloadStatus>>,
+    /// None: no server is asked for tokens.
+    renderer: Option<Renderer>,
 }
 
 impl Parts {
@@ -86,7 +87,8 @@ impl Parts {
         let limits = IndexLimits { max_entries: options.kv_index_max_entries, ..IndexLimits::default() };
         let index = KvIndex::new(limits);
         let adapters = Arc::new(AdapterNames::default());
-        let tokenizer = load_tokenizer(options, config).await?;
+        let tokens = TokenSource::load(options, config).await?;
+        let renderer = tokens.renderer.clone();
         let events = EngineEvents::try_new(
             index.clone(),
             event_settings(options, config),
@@ -104,7 +106,7 @@ impl Parts {
         ));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let concurrency = options.tokenize_concurrency.unwrap_or(cores);
-        let reader = PromptReader::new(tokenizer, adapters, concurrency, options.tokenize_deadline);
+        let reader = PromptReader::with_source(tokens, adapters, concurrency, options.tokenize_deadline);
         let receipts = Arc::new(ReceiptRing::new(options.decisions_kept));
         let picker = Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone())
             .with_objectives(Arc::new(Objectives::try_new(&options.inference_objective)?))
@@ -129,6 +131,7 @@ impl Parts {
             expectations,
             decider,
             reloads,
+            renderer,
         })
     }
 
@@ -142,6 +145,9 @@ impl Parts {
                 expectations.withdraw_due(Instant::now());
             }
         });
+        if let Some(renderer) = self.renderer.clone() {
+            tasks.spawn("render warm-up", renderer.warm_up());
+        }
         let stop = tasks.stop_token();
         let tls = options.secure_serving.then_some(ServingTls { cert_path: options.cert_path.as_deref() });
         let readiness = || self.readiness.clone();
@@ -246,34 +252,6 @@ fn event_settings(options: &ServeOptions, config: &CheckedConfig) -> EventSettin
         // Nobody asks for prefix matches, so engines aren't followed.
         None => EventSettings { port: 0, topic_filter: String::new(), shards: 1 },
     }
-}
-
-/// Loads the tokenizer off the async threads: it takes most of a second.
-async fn load_tokenizer(
-    options: &ServeOptions,
-    config: &CheckedConfig,
-) -> anyhow::Result<Option<Arc<ModelTokenizer>>> {
-    let from_config = config.token_producer.as_ref().map(|producer| producer.path.clone());
-    let Some(dir) = options.tokenizer.clone().or(from_config) else {
-        if config.prefix_producer.is_some() {
-            tracing::warn!(
-                "no tokenizer: text prompts can't be matched against KV caches; give --tokenizer DIR"
-            );
-        }
-        return Ok(None);
-    };
-    let started = Instant::now();
-    let shown = dir.display().to_string();
-    let loaded =
-        tokio::task::spawn_blocking(move || ModelTokenizer::load(&dir)).await.context("loading panicked")?;
-    let tokenizer = loaded.context("--tokenizer")?;
-    tracing::info!(
-        dir = shown,
-        encoder = tokenizer.encoder_name(),
-        took_ms = started.elapsed().as_millis() as u64,
-        "tokenizer loaded"
-    );
-    Ok(Some(Arc::new(tokenizer)))
 }
 
 /// Waits for a signal or for the end of a vital task, then drains and stops.

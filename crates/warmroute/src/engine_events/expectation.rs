@@ -151,6 +151,7 @@ mod tests {
         PromptKeys {
             prompt_tokens: vec![64],
             sets: vec![KeySet { block_size_tokens: 16, prompts: vec![keys] }],
+            token_ids: Vec::new(),
         }
     }
 

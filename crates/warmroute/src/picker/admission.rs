@@ -2,6 +2,7 @@
 
 use warmroute_ext_proc::{HttpRequest, Refusal};
 use warmroute_inference_api::Api;
+use warmroute_tokenize::VideoHints;
 
 use super::{Draft, Picker, bad_request};
 use crate::prompt::KeysWanted;
@@ -55,7 +56,13 @@ impl Picker {
         draft: &mut Draft,
     ) -> Result<(), Refusal> {
         if request.body.is_complete() {
-            let read = self.reader.read(api, request.body.contiguous(), KeysWanted::default()).await;
+            let read = self.reader.read(
+                api,
+                request.body.contiguous(),
+                VideoHints::default(),
+                KeysWanted::default(),
+            );
+            let read = read.await;
             let read = read.map_err(|rejection| bad_request(&rejection))?;
             draft.receipt.model = read.model;
             draft.receipt.stream = read.stream;

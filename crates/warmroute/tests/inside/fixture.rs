@@ -11,7 +11,7 @@ use warmroute::picker::Picker;
 use warmroute::policy::Policy;
 use warmroute::pool::{EndpointSpec, Pool};
 use warmroute::profile::read_config;
-use warmroute::prompt::{AdapterNames, PromptReader};
+use warmroute::prompt::{AdapterNames, PromptReader, TokenSource};
 use warmroute::receipt::ReceiptRing;
 use warmroute::tasks::Tasks;
 use warmroute_ext_proc::{HeaderList, HttpRequest};
@@ -78,6 +78,11 @@ pub(crate) fn registry() -> Registry {
 
 impl Fixture {
     pub(crate) fn new(config: &str, endpoints: usize) -> Self {
+        Self::with_tokens(config, endpoints, TokenSource::default())
+    }
+
+    /// The same with something that makes tokens of texts.
+    pub(crate) fn with_tokens(config: &str, endpoints: usize, tokens: TokenSource) -> Self {
         let registry = Arc::new(registry());
         let config = read_config(&options(config), &registry).unwrap();
         let (tasks, _ends) = Tasks::new();
@@ -95,7 +100,8 @@ impl Fixture {
             stale_after,
             metrics.clone(),
         ));
-        let reader = PromptReader::new(None, Arc::new(AdapterNames::default()), 2, Duration::from_secs(5));
+        let reader =
+            PromptReader::with_source(tokens, Arc::new(AdapterNames::default()), 2, Duration::from_secs(5));
         let objectives = ["batch=-1", "chat=3"].map(|text| objective_arg(text).unwrap());
         let objectives = Arc::new(Objectives::try_new(&objectives).unwrap());
         let picker = Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone());
@@ -180,4 +186,9 @@ pub(crate) fn completion_with(headers: &[(&str, &str)], subset: Option<Vec<Strin
 pub(crate) fn completion(tokens: &[u32]) -> HttpRequest {
     let headers = HeaderList::from_pairs([(":method", "POST"), (":path", "/v1/completions")]);
     HttpRequest::new(headers, format!("{{\"model\":\"m\",\"prompt\":{tokens:?}}}"))
+}
+
+/// Any POST.
+pub(crate) fn post(path: &str, body: &str) -> HttpRequest {
+    HttpRequest::new(HeaderList::from_pairs([(":method", "POST"), (":path", path)]), body.to_owned())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::fixture::{ACTIVE_REQUESTS, Fixture, PREFIX_ONLY, completion};
+use crate::fixture::{ACTIVE_REQUESTS, Fixture, PREFIX_ONLY, completion, post};
 use warmroute_ext_proc::{EndpointPicker, HeaderList, HttpRequest};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -70,10 +70,7 @@ async fn the_engine_that_holds_the_prefix_is_picked_and_the_receipt_says_why() {
 #[tokio::test]
 async fn what_cannot_be_picked_is_refused_with_the_peers_words() {
     let fixture = Fixture::new(PREFIX_ONLY, 2);
-    let refuse = async |path: &str, body: &str| {
-        let headers = HeaderList::from_pairs([(":method", "POST"), (":path", path)]);
-        fixture.picker.pick(HttpRequest::new(headers, body.to_owned())).await.unwrap_err()
-    };
+    let refuse = async |path: &str, body: &str| fixture.picker.pick(post(path, body)).await.unwrap_err();
     assert_eq!(refuse("/v1/completions", "not json").await.status, 400);
     assert_eq!(refuse("/v1/completions", "").await.status, 400);
     let refusal = refuse("/v1/chat/completions", "{\"model\":\"m\"}").await;
@@ -98,9 +95,6 @@ async fn fallbacks_are_named_and_fail_no_request() {
         let receipt = fixture.receipts.find("last").unwrap();
         receipt.fallbacks.iter().map(|note| note.kind.as_str()).collect::<Vec<_>>()
     };
-    let post = |path: &str, body: &str| {
-        HttpRequest::new(HeaderList::from_pairs([(":method", "POST"), (":path", path)]), body.to_owned())
-    };
     // Neither has been scraped, nor told its block size, nor is it subscribed to.
     assert_eq!(
         fallbacks(completion(&[1; 64])).await,
@@ -108,8 +102,14 @@ async fn fallbacks_are_named_and_fail_no_request() {
     );
     fixture.announce(0, &[7; 16]);
     assert_eq!(fallbacks(completion(&[1; 64])).await, [""; 0]);
-    assert_eq!(fallbacks(post("/v1/completions", "{\"prompt\":\"some text\"}")).await, ["no-tokenizer"]);
-    assert_eq!(fallbacks(post("/v1/embeddings", "{\"input\":\"x\"}")).await, ["no-prompt-api"]);
+    assert_eq!(
+        fallbacks(post("/v1/completions", "{\"model\":\"m\",\"prompt\":\"some text\"}")).await,
+        ["no-tokenizer"]
+    );
+    assert_eq!(
+        fallbacks(post("/v1/embeddings", "{\"model\":\"m\",\"input\":\"x\"}")).await,
+        ["no-prompt-api"]
+    );
     let get = HttpRequest::new(HeaderList::from_pairs([(":method", "GET"), (":path", "/v1/models")]), "");
     assert_eq!(fallbacks(get).await, ["no-body"]);
     fixture.assert_nothing_in_flight();

@@ -37,7 +37,7 @@ async fn a_good_change_is_taken_and_a_bad_one_refused() {
     assert_eq!(*status.lock(), ReloadStatus { taken: 1, refused: 0, refusal: None });
     let by_load = fixture.picker.pick(completion(&prompt)).await.unwrap();
     assert_ne!(by_load.destinations, [fixture.address(1)], "the running request still counts as load");
-    assert_eq!(fixture.receipts.find("last").unwrap().prompt_tokens, None, "nobody asks for tokens now");
+    assert_eq!(fixture.receipts.find("last").unwrap().prompt_blocks, 0, "nobody asks for matches now");
 
     watch.change(
         &mut running,

@@ -32,7 +32,7 @@ pub(super) const ROWS: &[Row] = &[
                 headers: &[],
             }],
         },
-        until: &["burst-prefix-cache-producer", "token-producer: vllm"],
+        until: &["burst-prefix-cache-producer"],
     },
     Row {
         file: "deploy/03-epp-config.yaml",
@@ -78,7 +78,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["mm-embeddings-cache-producer", "mm-embeddings-cache-scorer"],
             why: "What encoders have cached is not followed yet. At the peer this file does not start, because of `cacheSizeInMB`.",
         },
-        until: &["token-producer: vllm"],
+        until: &[],
     },
     Row {
         file: "deploy/06-epp-precise-prefix-cache-config.yaml",
@@ -105,7 +105,7 @@ pub(super) const ROWS: &[Row] = &[
                 },
             ],
         },
-        until: &["token-producer: vllm"],
+        until: &[],
     },
     Row {
         file: "deploy/07-pd-epp-config.yaml",
@@ -187,7 +187,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["kvEventsConfig.zmqEndpoint"],
             why: "Every engine is subscribed to at its own address.",
         },
-        until: &["token-producer: vllm"],
+        until: &[],
     },
     Row {
         file: "deploy/15-sim-epp-no-hit-lru.yaml",
@@ -210,7 +210,7 @@ pub(super) const ROWS: &[Row] = &[
                 },
             ],
         },
-        until: &["token-producer: vllm"],
+        until: &[],
     },
     Row {
         file: "deploy/16-sim-epp-tokenizer-vllm-http-config.yaml",
@@ -219,7 +219,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["kvEventsConfig.zmqEndpoint"],
             why: "Every engine is subscribed to at its own address.",
         },
-        until: &["token-producer: vllm"],
+        until: &[],
     },
     Row {
         file: "deploy/17-sim-pd-epp-config.yaml",

@@ -23,7 +23,7 @@ pub(super) const ROWS: &[Row] = &[
         file: "guides/03-precise-prefix-cache-routing.yaml",
         peer: "precise-prefix-cache-routing/router/precise-prefix-cache-routing.values.yaml @076e65dc",
         verdict: Verdict::Refused {
-            by: &["tokenizer", "precise-prefix-cache-scorer"],
+            by: &["token-producer: udsTokenizerConfig", "precise-prefix-cache-scorer"],
             why: "Deprecated at the peer; the replacements work.",
         },
         until: &[],
@@ -35,7 +35,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["lmetric-scorer"],
             why: "A type of an experimental image, unknown to the peer at the commit that is compared.",
         },
-        until: &["token-producer: vllm"],
+        until: &[],
     },
     Row {
         file: "guides/05-precise-sglang.yaml",
@@ -44,7 +44,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["kvEventsConfig.engineType"],
             why: "KV events of SGLang are not read yet.",
         },
-        until: &["token-producer: vllm", "core-metrics-extractor: defaultEngine"],
+        until: &["core-metrics-extractor: defaultEngine"],
     },
     Row {
         file: "guides/06-pd-disaggregation.yaml",
@@ -59,12 +59,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["indexerConfig.kvCacheBackendConfigs"],
             why: "Tiers beside GPU memory are not matched yet.",
         },
-        until: &[
-            "disagg-headers-handler",
-            "token-producer: vllm",
-            "always-disagg-pd-decider",
-            "disagg-profile-handler",
-        ],
+        until: &["disagg-headers-handler", "always-disagg-pd-decider", "disagg-profile-handler"],
     },
     Row {
         file: "guides/08-flow-control.yaml",
@@ -88,12 +83,7 @@ pub(super) const ROWS: &[Row] = &[
         file: "guides/10-wide-ep-precise.yaml",
         peer: "wide-ep-lws/router/precise-routing.values.yaml @3b20d7f4",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: AFFINITY_PD },
-        until: &[
-            "disagg-headers-handler",
-            "token-producer: vllm",
-            "always-disagg-pd-decider",
-            "disagg-profile-handler",
-        ],
+        until: &["disagg-headers-handler", "always-disagg-pd-decider", "disagg-profile-handler"],
     },
     Row {
         file: "guides/11-predicted-latency.yaml",
@@ -135,7 +125,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["predicted-latency-producer", "latency-scorer", "ttftSource: latencyPredictor"],
             why: "There is no latency predictor yet.",
         },
-        until: &["token-producer: estimate"],
+        until: &[],
     },
     Row {
         file: "guides/15-tiered-single-host.yaml",
@@ -192,7 +182,7 @@ pub(super) const ROWS: &[Row] = &[
                 },
             ],
         },
-        until: &["token-producer: estimate"],
+        until: &[],
     },
     Row {
         file: "guides/19-multimodal-e-p-d.yaml",
@@ -201,12 +191,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["mm-embeddings-cache-producer", "mm-embeddings-cache-scorer"],
             why: "What encoders have cached is not followed yet.",
         },
-        until: &[
-            "token-producer: estimate",
-            "always-disagg-multimodal-decider",
-            "always-disagg-pd-decider",
-            "disagg-profile-handler",
-        ],
+        until: &["always-disagg-multimodal-decider", "always-disagg-pd-decider", "disagg-profile-handler"],
     },
     Row {
         file: "guides/20-multimodal-e-pd.yaml",
@@ -233,7 +218,7 @@ pub(super) const ROWS: &[Row] = &[
                 },
             ],
         },
-        until: &["token-producer: estimate", "always-disagg-multimodal-decider", "disagg-profile-handler"],
+        until: &["always-disagg-multimodal-decider", "disagg-profile-handler"],
     },
     Row {
         file: "guides/21-multimodal-precise-affinity.yaml",
@@ -242,7 +227,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["mm-embeddings-cache-producer", "mm-embeddings-cache-scorer"],
             why: "What encoders have cached is not followed yet.",
         },
-        until: &["token-producer: vllm"],
+        until: &[],
     },
     Row {
         file: "guides/22-agentic-serving.yaml",

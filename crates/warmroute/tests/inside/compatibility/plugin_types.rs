@@ -166,8 +166,9 @@ const DIFFERS: &[(&str, &str)] = &[
     ),
     (
         "token-producer",
-        "Tokens are made in process, from the model's files: `local: {path: …}` or `--tokenizer`.",
+        "Tokens can be made in process too, from the model's files: `local: {path: …}` or `--tokenizer`.",
     ),
+    ("sglanghttp-parser", "A `text` is taken too, and estimated."),
     ("file-discovery", "Strict; IPv6 and DNS names are taken too."),
 ];
 
@@ -186,8 +187,8 @@ const PARAMETERS: &[(&str, &str)] = &[
         "precise-prefix-cache-producer",
         "indexerConfig: {kvBlockIndexConfig: {costAwareMemoryConfig: {size: 2GiB}}}",
     ),
-    ("token-producer", "vllm: {url: \"http://localhost:8000\"}"),
-    ("token-producer", "estimate: {}"),
+    ("token-producer", "modelName: m, vllm: {url: \"https://localhost:8000\"}"),
+    ("token-producer", "estimate: {image: {mode: static, static: {staticToken: 256}}}"),
     ("token-producer", "udsTokenizerConfig: {}"),
     ("metrics-data-source", "scheme: https"),
     ("core-metrics-extractor", "defaultEngine: sglang"),

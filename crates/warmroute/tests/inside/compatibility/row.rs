@@ -71,8 +71,7 @@ pub(super) enum Prompt {
 /// What refuses something and isn't a plugin type, and how its mistake is recognised.
 pub(super) const PHRASES: &[(&str, &str)] = &[
     ("flowControl", "flowControl"),
-    ("token-producer: vllm", "asking vLLM for tokens"),
-    ("token-producer: estimate", "an estimate doesn't give"),
+    ("token-producer: udsTokenizerConfig", "the tokenizer sidecar"),
     ("kvEventsConfig.zmqEndpoint", "zmqEndpoint"),
     ("kvEventsConfig.engineType", "engineType"),
     ("indexerConfig.kvCacheBackendConfigs", "weights of cache tiers"),
