@@ -76,8 +76,7 @@ impl EndpointAttributeScorer {
                 return Err(BuildError::invalid("algorithm.normalization", reason));
             }
             Some(Normalization { fixed_range: Some(FixedRange { min, max }), .. }) => {
-                // Not a number is below nothing.
-                if !(min < max) {
+                if min >= max {
                     let reason = "min must be below max";
                     return Err(BuildError::invalid("algorithm.normalization.fixedRange", reason));
                 }
