@@ -24,11 +24,14 @@ mod built;
 mod by_label_filter;
 mod concurrency_detector;
 mod context_length_aware_scorer;
+mod endpoint_attribute_filter;
+mod endpoint_attribute_scorer;
 mod go_duration;
 mod header_label_affinity_scorer;
 mod kv_cache_utilization_scorer;
 mod label_selector_filter;
 mod load_aware_scorer;
+mod lora_affinity_scorer;
 mod max_score_picker;
 mod no_hit_lru_scorer;
 mod prefix_cache_affinity_filter;
@@ -49,10 +52,13 @@ pub use active_request_scorer::ActiveRequestScorer;
 pub use by_label_filter::ByLabelFilter;
 pub use concurrency_detector::ConcurrencyDetector;
 pub use context_length_aware_scorer::{ContextLengthAwareScorer, ContextLengthFilter};
+pub use endpoint_attribute_filter::EndpointAttributeFilter;
+pub use endpoint_attribute_scorer::EndpointAttributeScorer;
 pub use header_label_affinity_scorer::HeaderLabelAffinityScorer;
 pub use kv_cache_utilization_scorer::KvCacheUtilizationScorer;
 pub use label_selector_filter::LabelSelectorFilter;
 pub use load_aware_scorer::LoadAwareScorer;
+pub use lora_affinity_scorer::LoraAffinityScorer;
 pub use max_score_picker::MaxScorePicker;
 pub use no_hit_lru_scorer::NoHitLruScorer;
 pub use prefix_cache_affinity_filter::PrefixCacheAffinityFilter;
@@ -125,6 +131,11 @@ fn register_request_filters(registry: &mut Registry) -> Result<(), DuplicateType
         UtilizationFilter::build,
     )?;
     registry.filter(
+        "endpoint-attribute-filter",
+        "keeps endpoints whose attribute, such as a custom metric, is on one side of a value",
+        EndpointAttributeFilter::build,
+    )?;
+    registry.filter(
         "prefix-cache-affinity-filter",
         "keeps only endpoints that hold most of the prompt, unless they are too busy",
         PrefixCacheAffinityFilter::build,
@@ -182,6 +193,11 @@ fn register_load_scorers(registry: &mut Registry) -> Result<(), DuplicateType> {
         "token-load-scorer",
         "prefers endpoints with few prompt tokens of ours in flight",
         TokenLoadScorer::build,
+    )?;
+    registry.scorer(
+        "endpoint-attribute-scorer",
+        "prefers endpoints by an attribute, such as a custom metric, in a range",
+        EndpointAttributeScorer::build,
     )
 }
 
@@ -196,6 +212,11 @@ fn register_affinity_scorers(registry: &mut Registry) -> Result<(), DuplicateTyp
         "no-hit-lru-scorer",
         "spreads requests whose prompt no endpoint holds: the longest without one gets 1, the last 0",
         NoHitLruScorer::build,
+    )?;
+    registry.scorer(
+        "lora-affinity-scorer",
+        "prefers endpoints that have the request's LoRA adapter loaded, or room for it",
+        LoraAffinityScorer::build,
     )?;
     registry.scorer(
         "context-length-aware",

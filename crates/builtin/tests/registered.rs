@@ -16,10 +16,13 @@ context-length-aware: scorer enableFiltering=false label=\"llm-d.ai/context-leng
 context-length-filter: filter label=\"llm-d.ai/context-length-range\"
 decode-filter: filter
 encode-filter: filter
+endpoint-attribute-filter: filter algorithm attribute fallbackOnEmpty=false onMissing=\"Pass\" producer=null
+endpoint-attribute-scorer: scorer algorithm attributeKey producer=null
 header-label-affinity-scorer: scorer headerName labelKey
 kv-cache-utilization-scorer: scorer unknownMetrics=\"below-fresh\"
 label-selector-filter: filter matchExpressions=[] matchLabels={}
 load-aware-scorer: scorer threshold=128 unknownMetrics=\"below-fresh\"
+lora-affinity-scorer: scorer
 max-score-picker: picker maxNumOfEndpoints=1
 no-hit-lru-scorer: scorer lruSize=1024 prefixMatchInfoProducerName=\"approx-prefix-cache-producer\"
 prefill-filter: filter

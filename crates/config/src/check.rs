@@ -7,10 +7,11 @@ use crate::peer_types::{DETECTORS, HostType};
 use crate::place::Source;
 use crate::plugins::{self, Declared, Kind};
 use crate::profiles::{self, free_name};
+use crate::sections::SourceRef;
 use crate::yaml::{Node, shown};
 use crate::{
-    CheckedConfig, ConfigError, FileDiscoverySpec, KnownTypes, MetricsSourceSpec, Place, PluginSpec,
-    PrefixProducerSpec, TokenBackend, TokenProducerSpec, host_plugins, sections, text,
+    CheckedConfig, ConfigError, FileDiscoverySpec, HttpSourceSpec, KnownTypes, MetricsExtractorSpec, Place,
+    PluginSpec, PrefixProducerSpec, TokenBackend, TokenProducerSpec, host_plugins, sections, text,
 };
 
 const KIND: &str = "EndpointPickerConfig";
@@ -26,6 +27,7 @@ const DEPRECATED_FILTERS: [&str; 2] = ["by-label", "by-label-selector"];
 const TOKEN_LOAD_SCORER: &str = "token-load-scorer";
 const PREFIX_PRODUCER: &str = "precise-prefix-cache-producer";
 const PEERS_PREFIX_PRODUCER: &str = "approx-prefix-cache-producer";
+const METRICS_EXTRACTOR: &str = "core-metrics-extractor";
 const PRODUCER_PARAMETER: &str = "prefixMatchInfoProducerName";
 
 /// Reads and checks a configuration: YAML or JSON. `name` is what to call it in errors, usually its path.
@@ -92,6 +94,11 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
         .and_then(|plugin| host_plugins::token_producer(plugin, mistakes));
     note_estimate(&declared, prefix_producer.as_ref(), token_producer.as_ref(), mistakes);
     let metrics_source = metrics_source(&declared, layer.inject_defaults, mistakes);
+    let metrics_extractor = match plugins::only(&declared, HostType::MetricsExtractor, mistakes) {
+        Some(plugin) => host_plugins::metrics_extractor(plugin, mistakes),
+        None => MetricsExtractorSpec::new(METRICS_EXTRACTOR),
+    };
+    let models_source = models_source(&declared, &layer.sources, mistakes);
     let discovery = discovery(&declared, layer.discovery.as_deref(), mistakes);
     CheckedConfig {
         source: source.clone(),
@@ -100,6 +107,8 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
         prefix_producer,
         token_producer,
         metrics_source,
+        metrics_extractor,
+        models_source,
         discovery,
         parsers,
         saturation_detector,
@@ -314,15 +323,44 @@ fn metrics_source(
     declared: &[Declared<'_>],
     inject_defaults: bool,
     mistakes: &mut Mistakes,
-) -> Option<MetricsSourceSpec> {
-    if let Some(plugin) = plugins::only(declared, HostType::MetricsExtractor, mistakes) {
-        host_plugins::metrics_extractor(plugin, mistakes);
-    }
+) -> Option<HttpSourceSpec> {
     // The peer looks at the name of the reference here, and scrapes twice if the source is renamed.
     match plugins::only(declared, HostType::MetricsSource, mistakes) {
-        Some(plugin) => Some(host_plugins::metrics_source(plugin, mistakes)),
-        None => inject_defaults.then(|| MetricsSourceSpec::new("metrics-data-source")),
+        Some(plugin) => Some(HttpSourceSpec::metrics(&plugin.name).read(plugin, mistakes)),
+        None => inject_defaults.then(|| HttpSourceSpec::metrics("metrics-data-source")),
     }
+}
+
+/// The source of models, if `dataLayer` has it with its extractor, as at the peer.
+fn models_source(
+    declared: &[Declared<'_>],
+    sources: &[SourceRef],
+    mistakes: &mut Mistakes,
+) -> Option<HttpSourceSpec> {
+    let extractor = plugins::only(declared, HostType::ModelsExtractor, mistakes);
+    if let Some(extractor) = extractor {
+        host_plugins::none(extractor, mistakes);
+    }
+    let source = plugins::only(declared, HostType::ModelsSource, mistakes);
+    let spec = source.map(|source| HttpSourceSpec::models(&source.name).read(source, mistakes));
+    let (Some(source), Some(extractor)) = (source, extractor) else {
+        for lone in source.iter().chain(&extractor) {
+            let message = "does nothing: it takes models-data-source and models-data-extractor together";
+            mistakes.notice(lone.place, format!("{} {message}", lone.name));
+        }
+        return None;
+    };
+    let is_used =
+        sources.iter().any(|used| used.name == source.name && used.extractors.contains(&extractor.name));
+    if !is_used {
+        let message = format!(
+            "no source of dataLayer names {} with the extractor {}, so endpoints aren't asked for their models",
+            source.name, extractor.name
+        );
+        mistakes.notice(source.place, message);
+        return None;
+    }
+    spec
 }
 
 /// The discovery that `dataLayer` refers to. Others are checked too, and do nothing.

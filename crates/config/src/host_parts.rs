@@ -84,6 +84,17 @@ const fn refused(name: &'static str) -> HostParameter {
     HostParameter { name, default: Default::Refused }
 }
 
+const TOKENS: &[HostParameter] = &[
+    not_set("local.path"),
+    not_set("vllm.url"),
+    is("vllm.timeout", "5s"),
+    is("vllm.mmTimeout", "30s"),
+    not_set("estimate.image"),
+    not_set("estimate.video"),
+    not_set("modelName"),
+    refused("udsTokenizerConfig"),
+];
+
 const PARTS: &[HostPart] = &[
     part("single-profile-handler", "profile handler", "runs the only scheduling profile", &[]),
     part(
@@ -105,15 +116,10 @@ const PARTS: &[HostPart] = &[
     part(
         "token-producer",
         "producer",
-        "makes the token ids that the engine will see, in process",
-        &[
-            required("local.path"),
-            unused("modelName"),
-            refused("estimate"),
-            refused("vllm"),
-            refused("udsTokenizerConfig"),
-        ],
+        "makes the token ids that the engine will see, or estimates them",
+        TOKENS,
     ),
+    part("tokenizer", "producer", "deprecated name of token-producer", TOKENS),
     part(
         "metrics-data-source",
         "source",
@@ -123,18 +129,39 @@ const PARTS: &[HostPart] = &[
             is("path", "/metrics"),
             not_set("port"),
             not_set("interval"),
-            unused("insecureSkipVerify"),
-            refused("caCertPath"),
-            refused("clientCertPath"),
-            refused("clientKeyPath"),
+            is("insecureSkipVerify", "true"),
+            not_set("caCertPath"),
+            not_set("clientCertPath"),
+            not_set("clientKeyPath"),
         ],
     ),
     part(
         "core-metrics-extractor",
         "extractor",
-        "reads load figures from a metrics page",
-        &[is("defaultEngine", "vllm"), unused("engineLabelKey"), refused("engineConfigs")],
+        "reads load, cache, adapters and custom metrics from a metrics page",
+        &[
+            is("engineLabelKey", "llm-d.ai/engine-type"),
+            is("defaultEngine", "vllm"),
+            not_set("engineConfigs"),
+            is("rankSeries", "combined"),
+        ],
     ),
+    part(
+        "models-data-source",
+        "source",
+        "fetches which models each engine serves",
+        &[
+            is("scheme", "http"),
+            is("path", "/v1/models"),
+            not_set("port"),
+            is("interval", "5s"),
+            is("insecureSkipVerify", "true"),
+            not_set("caCertPath"),
+            not_set("clientCertPath"),
+            not_set("clientKeyPath"),
+        ],
+    ),
+    part("models-data-extractor", "extractor", "reads the models that an engine serves", &[]),
     part(
         "file-discovery",
         "discovery",
@@ -142,6 +169,9 @@ const PARTS: &[HostPart] = &[
         &[required("path"), is("watchFile", "false")],
     ),
     part("openai-parser", "parser", "reads requests of the OpenAI API, by their path", &[]),
+    part("anthropic-parser", "parser", "reads requests of the Anthropic Messages API, by their path", &[]),
+    part("vllmhttp-parser", "parser", "reads requests of vLLM's generate API, by their path", &[]),
+    part("sglanghttp-parser", "parser", "reads requests of SGLang's generate API, by their path", &[]),
     part("passthrough-parser", "parser", "takes requests that no other parser takes, unread", &[]),
 ];
 

@@ -11,6 +11,7 @@ mod built_in;
 mod check;
 mod checked;
 mod endpoints;
+mod engine_metrics;
 mod fields;
 mod host_parts;
 mod host_plugins;
@@ -31,10 +32,14 @@ mod yaml;
 pub use built_in::{BUILT_IN, built_in};
 pub use check::check;
 pub use checked::{
-    CheckedConfig, FileDiscoverySpec, MetricsSourceSpec, Parser, PluginRef, PluginSpec, PrefixProducerSpec,
-    ProfileSpec,
+    CheckedConfig, FileDiscoverySpec, HttpSourceSpec, Parser, PluginRef, PluginSpec, PrefixProducerSpec,
+    ProfileSpec, SourceTlsSpec,
 };
 pub use endpoints::{ListedEndpoint, read_endpoints};
+pub use engine_metrics::{
+    CustomMetricSpec, EngineMetricsSpec, MetricSpec, MetricSpecError, MetricsExtractorSpec, OLD_ENGINE_LABEL,
+    RankSeries,
+};
 pub use host_parts::{Default as ParameterDefault, HostParameter, HostPart, host_parts};
 pub use known_types::{KnownTypes, ParameterMistake, SchedulingKind};
 pub use peer_type_list::{PeerType, peer_types};

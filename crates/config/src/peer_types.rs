@@ -12,6 +12,8 @@ pub(crate) enum HostType {
     TokenProducer,
     MetricsSource,
     MetricsExtractor,
+    ModelsSource,
+    ModelsExtractor,
     FileDiscovery,
     Parser(Parser),
     /// Something that the host does anyway and that can't be set; why it needs no plugin.
@@ -26,6 +28,8 @@ pub(crate) const HOST_TYPES: &[(&str, HostType)] = &[
     ("tokenizer", HostType::TokenProducer),
     ("metrics-data-source", HostType::MetricsSource),
     ("core-metrics-extractor", HostType::MetricsExtractor),
+    ("models-data-source", HostType::ModelsSource),
+    ("models-data-extractor", HostType::ModelsExtractor),
     ("file-discovery", HostType::FileDiscovery),
     ("openai-parser", HostType::Parser(Parser::OpenAi)),
     ("anthropic-parser", HostType::Parser(Parser::Anthropic)),
@@ -95,7 +99,6 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
     (
         &[
             "slo-headroom-tier-filter",
-            "endpoint-attribute-filter",
             "session-affinity-filter",
             "multicluster-session-affinity-filter",
             "topology-affinity-filter",
@@ -105,11 +108,9 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
     ),
     (
         &[
-            "lora-affinity-scorer",
             "latency-scorer",
             "mm-embeddings-cache-scorer",
             "session-affinity-scorer",
-            "endpoint-attribute-scorer",
             "topology-affinity-scorer",
         ],
         "remove it and its place in the profile",
@@ -149,14 +150,12 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
         &[
             "multicluster-metrics-data-source",
             "multicluster-metrics-extractor",
-            "models-data-source",
-            "models-data-extractor",
             "dcgm-data-source",
             "dcgm-extractor",
             "k8s-notification-source",
             "topology-extractor",
         ],
-        "remove it; metrics-data-source is the only source",
+        "remove it; there are metrics-data-source and models-data-source",
     ),
     (&["multicluster-file-discovery"], "use file-discovery; it takes DNS names too"),
 ];

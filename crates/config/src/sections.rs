@@ -193,8 +193,16 @@ fn parser_ref(node: &Node, declared: &[Declared<'_>], parsers: &mut Vec<Parser>,
 pub(crate) struct DataLayer {
     /// Whether a metrics source is made up if none is named.
     pub(crate) inject_defaults: bool,
+    /// The sources with their extractors.
+    pub(crate) sources: Vec<SourceRef>,
     /// Name of the plugin that endpoints come from.
     pub(crate) discovery: Option<String>,
+}
+
+/// A source and its extractors, by name.
+pub(crate) struct SourceRef {
+    pub(crate) name: String,
+    pub(crate) extractors: Vec<String>,
 }
 
 /// `dataLayer`, with both spellings of what was renamed between v1alpha1 and v1.
@@ -203,7 +211,7 @@ pub(crate) fn data_layer(
     declared: &[Declared<'_>],
     mistakes: &mut Mistakes,
 ) -> DataLayer {
-    let mut layer = DataLayer { inject_defaults: true, discovery: None };
+    let mut layer = DataLayer { inject_defaults: true, sources: Vec::new(), discovery: None };
     let Some(node) = node else { return layer };
     let mut fields = Fields::of(node, "dataLayer", mistakes);
     if let Some((value, _)) = fields.boolean("injectDefaults", mistakes) {
@@ -213,12 +221,16 @@ pub(crate) fn data_layer(
         let mut source = Fields::of(node, "a source", mistakes);
         let reference = source.required_text("pluginRef", mistakes);
         check_ref(reference, SOURCES, declared, mistakes);
+        let name = reference.map_or("", |(name, _)| name).to_owned();
+        let mut used = SourceRef { name, extractors: Vec::new() };
         for node in source.list("extractors", mistakes) {
             let mut extractor = Fields::of(node, "an extractor", mistakes);
             let reference = extractor.required_text("pluginRef", mistakes);
             check_ref(reference, EXTRACTORS, declared, mistakes);
+            used.extractors.extend(reference.map(|(name, _)| name.to_owned()));
             extractor.finish(mistakes);
         }
+        layer.sources.push(used);
         source.finish(mistakes);
     }
     if let Some(node) = fields.node("discovery") {
@@ -281,10 +293,14 @@ struct Expected {
     types: &'static [&'static str],
 }
 
-const SOURCES: &Expected =
-    &Expected { what: "source", types: &["metrics-data-source", "endpoint-notification-source"] };
-const EXTRACTORS: &Expected =
-    &Expected { what: "extractor", types: &["core-metrics-extractor", "precise-prefix-cache-producer"] };
+const SOURCES: &Expected = &Expected {
+    what: "source",
+    types: &["metrics-data-source", "models-data-source", "endpoint-notification-source"],
+};
+const EXTRACTORS: &Expected = &Expected {
+    what: "extractor",
+    types: &["core-metrics-extractor", "models-data-extractor", "precise-prefix-cache-producer"],
+};
 const DISCOVERIES: &Expected = &Expected { what: "discovery of endpoints", types: &["file-discovery"] };
 
 fn check_ref(

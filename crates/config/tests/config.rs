@@ -573,9 +573,9 @@ const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
         "estimate has no field \"audio\"",
     ),
     (
-        "plugins:\n- type: metrics-data-source\n  parameters: {scheme: https}\n",
+        "plugins:\n- type: metrics-data-source\n  parameters: {scheme: ftp}\n",
         5,
-        "metrics over \"https\" are not available",
+        "scheme must be http or https, not \"ftp\"",
     ),
     (
         "plugins:\n- type: queue-scorer\n  parameters: {unknownMetrics: no}\n",

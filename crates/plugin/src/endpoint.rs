@@ -133,7 +133,7 @@ pub struct InFlight {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AdapterState {
-    /// The engine tells nothing of adapters, or was never scraped.
+    /// The engine tells nothing of adapters, or its metrics are not known or too old to act on.
     #[default]
     Unknown,
     /// Requests for the adapter are running: it is loaded.

@@ -221,8 +221,13 @@ const BY_LARGEST_TOTAL: [&str; 1] = ["max-score-picker"];
 /// Pickers that don't look at totals.
 const WHATEVER_THE_TOTALS: [&str; 1] = ["random-picker"];
 /// Scorers that read nothing but the engines' metrics.
-const BY_METRICS_ONLY: [&str; 4] =
-    ["queue-scorer", "kv-cache-utilization-scorer", "running-requests-size-scorer", "load-aware-scorer"];
+const BY_METRICS_ONLY: [&str; 5] = [
+    "queue-scorer",
+    "kv-cache-utilization-scorer",
+    "running-requests-size-scorer",
+    "load-aware-scorer",
+    "lora-affinity-scorer",
+];
 /// Scorers that read nothing but prefix matches.
 const BY_MATCHES_ONLY: [&str; 1] = ["prefix-cache-scorer"];
 

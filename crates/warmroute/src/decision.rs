@@ -156,7 +156,7 @@ impl Decider {
             let found = signals.look_up(&self.index, &snapshot, prompt, columns, &self.metrics);
             self.metrics.index.hits.inc_by(u64::from(found));
         }
-        signals.read_attributes(&policy.scheduler);
+        signals.read_attributes(&snapshot, &policy, &request.target_model);
         let candidates = signals.candidates(&snapshot.endpoints)?;
         let decision = policy.scheduler.decide(request, &candidates, scratch)?;
         Ok(self.charge(request, prompt, policy.expects_for, &snapshot, signals, &decision))

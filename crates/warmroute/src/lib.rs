@@ -20,6 +20,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod attributes;
 pub mod check;
 pub mod cli;
 pub mod control_headers;

@@ -81,6 +81,8 @@ pub struct PoolMetrics {
     pub endpoints: IntGaugeVec,
     /// Scrapes that failed.
     pub scrape_errors: IntCounterVec,
+    /// Pages that lack something that is read out of them, per source and extractor.
+    pub extract_errors: IntCounterVec,
     /// Changes of the endpoints file that were refused, and DNS names that couldn't be resolved, per cause.
     pub discovery_errors: IntCounterVec,
 }
@@ -244,6 +246,11 @@ impl PoolMetrics {
                 "llm_d_epp_datalayer_poll_errors_total",
                 "Scrapes of an engine's metrics that failed.",
                 &["source_type"],
+            )?,
+            extract_errors: make.counters(
+                "llm_d_epp_datalayer_extract_errors_total",
+                "Pages of an engine that lack something that is read out of them.",
+                &["source_type", "extractor_type"],
             )?,
             discovery_errors: make.counters(
                 "warmroute_discovery_errors_total",

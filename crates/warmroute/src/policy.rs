@@ -11,6 +11,7 @@ use warmroute_inference_api::{ApiParser, ParserList};
 use warmroute_plugin::Registry;
 use warmroute_scheduler::Scheduler;
 
+use crate::attributes::Attribute;
 use crate::profile::build_scheduler;
 use crate::tasks::Tasks;
 
@@ -19,6 +20,8 @@ use crate::tasks::Tasks;
 pub struct Policy {
     /// The profiles with their plugins.
     pub scheduler: Scheduler,
+    /// Where the attributes are found that the scheduler reads, in its order.
+    pub attributes: Vec<Attribute>,
     /// How long at least what was just picked is expected at its engine; None turns expectation off.
     pub expects_for: Option<Duration>,
     /// What tells how full the pool is.
@@ -53,6 +56,7 @@ impl Policy {
                 .with_context(|| format!("saturation detector {}", detector.name))?;
         let producer = config.prefix_producer.as_ref().filter(|producer| producer.speculative_indexing);
         Ok(Self {
+            attributes: Attribute::find_all(built.scheduler.attributes(), config)?,
             scheduler: built.scheduler,
             expects_for: producer.map(|producer| producer.speculative_ttl),
             saturation_detector,

@@ -335,7 +335,7 @@ fn linked_plugins_are_listed_with_their_defaults() {
     assert_eq!(list.as_array().unwrap().len(), registry().types().len() + host.len());
     assert!(table.contains("\nmetrics-data-source  "), "{table}");
     assert!(table.contains("\n    speculativeTTL = \"2s\"\n"), "{table}");
-    assert!(table.contains("\n    local.path (must be given)\n    modelName (without effect)\n"), "{table}");
+    assert!(table.contains("\n    vllm.timeout = \"5s\"\n    vllm.mmTimeout = \"30s\"\n"), "{table}");
     let picker = list.as_array().unwrap().iter().find(|p| p["type"] == "max-score-picker").unwrap();
     assert_eq!(picker["kind"], "picker");
     let parameter = json!({"name": "maxNumOfEndpoints", "required": false, "default": 1});

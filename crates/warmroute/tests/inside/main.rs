@@ -4,6 +4,7 @@
 
 mod commands;
 mod compatibility;
+mod engines;
 mod fixture;
 mod leases;
 mod overload;

@@ -178,7 +178,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["dcgm-data-source", "dcgm-extractor"],
             why: "GPU metrics are not scraped.",
         },
-        until: &["endpoint-attribute-filter", "endpoint-attribute-scorer"],
+        until: &[],
     },
     Row {
         file: "deploy/14-sim-epp-kvcache-config.yaml",

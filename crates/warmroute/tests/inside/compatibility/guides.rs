@@ -17,7 +17,7 @@ pub(super) const ROWS: &[Row] = &[
         file: "guides/02-optimized-baseline-trtllm.yaml",
         peer: "optimized-baseline/router/optimized-baseline-trtllm.values.yaml @2ad7f919",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Unified, decisions: OPTIMIZED_BASELINE },
-        until: &["core-metrics-extractor: defaultEngine"],
+        until: &[],
     },
     Row {
         file: "guides/03-precise-prefix-cache-routing.yaml",
@@ -44,7 +44,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["kvEventsConfig.engineType"],
             why: "KV events of SGLang are not read yet.",
         },
-        until: &["core-metrics-extractor: defaultEngine"],
+        until: &[],
     },
     Row {
         file: "guides/06-pd-disaggregation.yaml",
