@@ -8,6 +8,7 @@ mod ext_proc;
 mod index;
 mod parse;
 mod response_chunks;
+mod scrape;
 mod tokenize;
 mod whole_picker;
 
@@ -18,11 +19,12 @@ use crate::timing::Effort;
 pub type Run = fn(Effort, &mut Report) -> anyhow::Result<()>;
 
 /// Name, what it is about in a line, and how to run it.
-pub const ALL: [(&str, &str, Run); 7] = [
+pub const ALL: [(&str, &str, Run); 8] = [
     ("parse", "request bodies to typed requests", parse::run),
     ("tokenize", "unseen text to block keys, against HF tokenizers 0.23.2", tokenize::run),
     ("events", "msgpack payloads of KV events, against rmp-serde", events::run),
     ("index", "block keys, ingest, look-ups", index::run),
+    ("scrape", "a metrics page of vLLM to what picking needs", scrape::run),
     ("decision", "filters, scorers and picker over a table of endpoints", decision::run),
     ("ext_proc", "whole streams with token-id prompts, against a bare tonic echo", ext_proc::run),
     (

@@ -10,6 +10,7 @@
 //!   [`ContextLengthAwareScorer`];
 //! - [`NoHitLruScorer`] remembers incarnations of endpoints, and ranks candidates only;
 //! - [`WeightedRandomPicker`] keeps the proportions of totals however small they are;
+//! - by default endpoints without recent metrics say nothing about saturation; see [`StalenessPolicy`];
 //! - there is no latency predictor, and one source of in-flight counts.
 //!
 //! Scorers that prefer idle endpoints by what the engines say read metrics: `queue-scorer`,
@@ -21,12 +22,17 @@ mod active_request_scorer;
 #[cfg(test)]
 mod built;
 mod by_label_filter;
+mod concurrency_detector;
 mod context_length_aware_scorer;
+mod endpoint_attribute_filter;
+mod endpoint_attribute_scorer;
+mod go_duration;
 mod header_based_testing_filter;
 mod header_label_affinity_scorer;
 mod kv_cache_utilization_scorer;
 mod label_selector_filter;
 mod load_aware_scorer;
+mod lora_affinity_scorer;
 mod max_score_picker;
 mod no_hit_lru_scorer;
 mod prefix_cache_affinity_filter;
@@ -35,23 +41,29 @@ mod producers;
 mod queue_scorer;
 mod random_picker;
 mod running_requests_size_scorer;
+mod saturation_detector;
 mod seeds;
 mod token_load_scorer;
 mod topology;
 mod topology_affinity_filter;
 mod topology_affinity_scorer;
 mod unknown_metrics;
+mod utilization_detector;
 mod utilization_filter;
 mod weighted_random_picker;
 
 pub use active_request_scorer::ActiveRequestScorer;
 pub use by_label_filter::ByLabelFilter;
+pub use concurrency_detector::ConcurrencyDetector;
 pub use context_length_aware_scorer::{ContextLengthAwareScorer, ContextLengthFilter};
+pub use endpoint_attribute_filter::EndpointAttributeFilter;
+pub use endpoint_attribute_scorer::EndpointAttributeScorer;
 pub use header_based_testing_filter::HeaderBasedTestingFilter;
 pub use header_label_affinity_scorer::HeaderLabelAffinityScorer;
 pub use kv_cache_utilization_scorer::KvCacheUtilizationScorer;
 pub use label_selector_filter::LabelSelectorFilter;
 pub use load_aware_scorer::LoadAwareScorer;
+pub use lora_affinity_scorer::LoraAffinityScorer;
 pub use max_score_picker::MaxScorePicker;
 pub use no_hit_lru_scorer::NoHitLruScorer;
 pub use prefix_cache_affinity_filter::PrefixCacheAffinityFilter;
@@ -59,11 +71,13 @@ pub use prefix_cache_scorer::PrefixCacheScorer;
 pub use queue_scorer::QueueScorer;
 pub use random_picker::RandomPicker;
 pub use running_requests_size_scorer::RunningRequestsSizeScorer;
+pub use saturation_detector::{Saturation, SaturationDetector};
 pub use token_load_scorer::TokenLoadScorer;
 pub use topology::TopologyLevel;
 pub use topology_affinity_filter::TopologyAffinityFilter;
 pub use topology_affinity_scorer::TopologyAffinityScorer;
 pub use unknown_metrics::UnknownMetrics;
+pub use utilization_detector::{StalenessPolicy, UtilizationDetector};
 pub use utilization_filter::UtilizationFilter;
 pub use weighted_random_picker::WeightedRandomPicker;
 
@@ -77,6 +91,7 @@ use warmroute_plugin::{BuildContext, DuplicateType, NoParameters, Registry};
 pub fn register(registry: &mut Registry) -> Result<(), DuplicateType> {
     register_label_filters(registry)?;
     register_request_filters(registry)?;
+    register_detectors(registry)?;
     register_load_scorers(registry)?;
     register_affinity_scorers(registry)?;
     register_pickers(registry)
@@ -124,6 +139,11 @@ fn register_request_filters(registry: &mut Registry) -> Result<(), DuplicateType
         UtilizationFilter::build,
     )?;
     registry.filter(
+        "endpoint-attribute-filter",
+        "keeps endpoints whose attribute, such as a custom metric, is on one side of a value",
+        EndpointAttributeFilter::build,
+    )?;
+    registry.filter(
         "prefix-cache-affinity-filter",
         "keeps only endpoints that hold most of the prompt, unless they are too busy",
         PrefixCacheAffinityFilter::build,
@@ -142,6 +162,21 @@ fn register_request_filters(registry: &mut Registry) -> Result<(), DuplicateType
         "header-based-testing-filter",
         "keeps the endpoints that the header test-epp-endpoint-selection lists, for tests of gateways",
         |_: NoParameters, _: &mut BuildContext<'_>| Ok(HeaderBasedTestingFilter),
+    )
+}
+
+/// Detectors of saturation: in a profile they are filters; for the pool the host builds one as a
+/// [`SaturationDetector`].
+fn register_detectors(registry: &mut Registry) -> Result<(), DuplicateType> {
+    registry.filter(
+        SaturationDetector::UTILIZATION,
+        "tells by queues and KV cache how full the pool is; in a profile it takes out full endpoints, unless all are",
+        UtilizationDetector::build,
+    )?;
+    registry.filter(
+        SaturationDetector::CONCURRENCY,
+        "tells by what we have in flight how full the pool is; in a profile it takes out full endpoints, even all",
+        ConcurrencyDetector::build,
     )
 }
 
@@ -176,6 +211,11 @@ fn register_load_scorers(registry: &mut Registry) -> Result<(), DuplicateType> {
         "token-load-scorer",
         "prefers endpoints with few prompt tokens of ours in flight",
         TokenLoadScorer::build,
+    )?;
+    registry.scorer(
+        "endpoint-attribute-scorer",
+        "prefers endpoints by an attribute, such as a custom metric, in a range",
+        EndpointAttributeScorer::build,
     )
 }
 
@@ -190,6 +230,11 @@ fn register_affinity_scorers(registry: &mut Registry) -> Result<(), DuplicateTyp
         "no-hit-lru-scorer",
         "spreads requests whose prompt no endpoint holds: the longest without one gets 1, the last 0",
         NoHitLruScorer::build,
+    )?;
+    registry.scorer(
+        "lora-affinity-scorer",
+        "prefers endpoints that have the request's LoRA adapter loaded, or room for it",
+        LoraAffinityScorer::build,
     )?;
     registry.scorer(
         "context-length-aware",

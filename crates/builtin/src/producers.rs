@@ -1,6 +1,6 @@
 //! The parameters that name where a signal comes from.
 
-use warmroute_plugin::{BuildContext, BuildError, PrefixColumn};
+use warmroute_plugin::{AttributeColumn, BuildContext, BuildError, PrefixColumn};
 
 /// The one source of in-flight counts. The peer can have several, by name.
 pub(crate) const IN_FLIGHT_PRODUCER: &str = "inflight-load-producer";
@@ -32,4 +32,29 @@ pub(crate) fn prefix_column(name: &str, context: &mut BuildContext<'_>) -> Resul
         return Err(BuildError::invalid("prefixMatchInfoProducerName", "must not be empty"));
     }
     Ok(context.prefix_match(name))
+}
+
+/// The peer's default source of attributes.
+const ATTRIBUTE_PRODUCER: &str = "core-metrics-extractor";
+
+/// Asks for the column of an attribute, which `parameter` names. No producer is the default one; an empty one is
+/// whoever makes the attribute.
+pub(crate) fn attribute_column(
+    parameter: &str,
+    attribute: &str,
+    producer: Option<&str>,
+    context: &mut BuildContext<'_>,
+) -> Result<AttributeColumn, BuildError> {
+    if attribute.is_empty() {
+        return Err(BuildError::invalid(parameter, "must not be empty"));
+    }
+    Ok(match producer {
+        None if attribute.contains('/') => {
+            let reason = "has a / in it: name the attribute here and who makes it in producer";
+            return Err(BuildError::invalid(parameter, reason));
+        }
+        None => context.attribute(&format!("{attribute}/{ATTRIBUTE_PRODUCER}")),
+        Some("") => context.attribute(attribute),
+        Some(producer) => context.attribute(&format!("{attribute}/{producer}")),
+    })
 }

@@ -10,15 +10,20 @@ const LISTING: &str = "\
 active-request-scorer: scorer idleThreshold=0 inFlightLoadProducerName=\"inflight-load-producer\" maxBusyScore=1.0
 by-label: filter allowsNoLabel=false label validValues=[]
 by-label-selector: filter matchExpressions=[] matchLabels={}
+concurrency-detector: filter concurrencyMode=\"requests\" headroom=0.0 \
+inFlightLoadProducerName=\"inflight-load-producer\" maxConcurrency=100 maxTokenConcurrency=1000000
 context-length-aware: scorer enableFiltering=false label=\"llm-d.ai/context-length-range\"
 context-length-filter: filter label=\"llm-d.ai/context-length-range\"
 decode-filter: filter
 encode-filter: filter
+endpoint-attribute-filter: filter algorithm attribute fallbackOnEmpty=false onMissing=\"Pass\" producer=null
+endpoint-attribute-scorer: scorer algorithm attributeKey producer=null
 header-based-testing-filter: filter
 header-label-affinity-scorer: scorer headerName labelKey
 kv-cache-utilization-scorer: scorer unknownMetrics=\"below-fresh\"
 label-selector-filter: filter matchExpressions=[] matchLabels={}
 load-aware-scorer: scorer threshold=128 unknownMetrics=\"below-fresh\"
+lora-affinity-scorer: scorer
 max-score-picker: picker maxNumOfEndpoints=1
 no-hit-lru-scorer: scorer lruSize=1024 prefixMatchInfoProducerName=\"approx-prefix-cache-producer\"
 prefill-filter: filter
@@ -34,6 +39,8 @@ token-load-scorer: scorer inFlightLoadProducerName=\"inflight-load-producer\" pr
 queueThresholdTokens=4194304
 topology-affinity-filter: filter minAffinity=\"host\" topologyProducerName=null
 topology-affinity-scorer: scorer topologyProducerName=null
+utilization-detector: filter headroom=0.0 kvCacheUtilThreshold=0.8 metricsStalenessThreshold=\"200ms\" \
+queueDepthThreshold=5 stalenessPolicy=\"ignore\"
 utilization-filter: filter conditions fallbackOnEmpty=false \
 inFlightLoadProducerName=\"inflight-load-producer\" unknownMetrics=\"below-fresh\"
 weighted-random-picker: picker maxNumOfEndpoints=1

@@ -3,14 +3,15 @@
 use serde_json::{Map, Value, json};
 
 use crate::fields::{Fields, Mistakes};
-use crate::peer_types::HostType;
+use crate::peer_types::{DETECTORS, HostType};
 use crate::place::Source;
 use crate::plugins::{self, Declared, Kind};
 use crate::profiles::{self, free_name};
+use crate::sections::SourceRef;
 use crate::yaml::{Node, shown};
 use crate::{
-    CheckedConfig, ConfigError, FileDiscoverySpec, KnownTypes, MetricsSourceSpec, Place, PluginSpec,
-    PrefixProducerSpec, TokenBackend, TokenProducerSpec, handlers, host_plugins, sections, text,
+    CheckedConfig, ConfigError, FileDiscoverySpec, HttpSourceSpec, KnownTypes, MetricsExtractorSpec, Place,
+    PluginSpec, PrefixProducerSpec, TokenBackend, TokenProducerSpec, handlers, host_plugins, sections, text,
 };
 
 const KIND: &str = "EndpointPickerConfig";
@@ -26,6 +27,7 @@ const DEPRECATED_FILTERS: [&str; 2] = ["by-label", "by-label-selector"];
 const TOKEN_LOAD_SCORER: &str = "token-load-scorer";
 const PREFIX_PRODUCER: &str = "precise-prefix-cache-producer";
 const PEERS_PREFIX_PRODUCER: &str = "approx-prefix-cache-producer";
+const METRICS_EXTRACTOR: &str = "core-metrics-extractor";
 pub(crate) const PRODUCER_PARAMETER: &str = "prefixMatchInfoProducerName";
 
 /// Reads and checks a configuration: YAML or JSON. `name` is what to call it in errors, usually its path.
@@ -55,10 +57,13 @@ pub fn check(name: &str, text: &[u8], known: &KnownTypes) -> Result<CheckedConfi
     };
     match config {
         Some(mut config) if mistakes.is_empty() => {
-            config.notices = mistakes.into_notices();
+            config.notices = mistakes.take_notices();
             Ok(config)
         }
-        _ => Err(ConfigError::new(source, mistakes.into_list())),
+        _ => {
+            let notices = mistakes.take_notices();
+            Err(ConfigError::new(source, mistakes.into_list()).with_notices(notices))
+        }
     }
 }
 
@@ -69,20 +74,20 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
     let declared = plugins::read(fields.list("plugins", mistakes), known, mistakes);
     let profiles = profiles::read(fields.list("schedulingProfiles", mistakes), &declared, mistakes);
     let layer = sections::data_layer(fields.node("dataLayer"), &declared, mistakes);
-    if let Some(node) = fields.node("flowControl") {
-        sections::flow_control(node, &declared, mistakes);
-    }
+    let flow_control = fields.node("flowControl");
+    let detector = flow_control.and_then(|node| sections::flow_control(node, &declared, mistakes));
     let handler = fields.node("requestHandler");
     let parsers = sections::parsers(handler, fields.node("parser"), &declared, mistakes);
-    if let Some(node) = fields.node("saturationDetector") {
+    let old_detector = fields.node("saturationDetector").and_then(|node| {
         mistakes.notice(node.place, "saturationDetector at the top is deprecated: it belongs to flowControl");
-        sections::saturation_detector(node, &declared, mistakes);
-    }
+        sections::saturation_detector(node, &declared, mistakes)
+    });
     fields.finish(mistakes);
 
     let prefix_producer = prefix_producer(&declared, mistakes);
     let mut plugins = scheduling_plugins(&declared, prefix_producer.as_ref(), known, mistakes);
-    plugins.extend(profiles.injected_picker.map(injected_picker));
+    let saturation_detector = saturation_detector(detector.or(old_detector), &plugins);
+    plugins.extend(profiles.injected_picker.map(|name| injected(name, "max-score-picker")));
     let around = handlers::Surroundings {
         declared: &declared,
         profiles: &profiles.profiles,
@@ -90,11 +95,16 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
         prefix_producer: prefix_producer.as_ref(),
     };
     let handler = handlers::read(&around, mistakes);
-    note_unused(&declared, &profiles.profiles, mistakes);
+    note_unused(&declared, &profiles.profiles, &saturation_detector, mistakes);
     let token_producer = plugins::only(&declared, HostType::TokenProducer, mistakes)
         .and_then(|plugin| host_plugins::token_producer(plugin, mistakes));
     note_estimate(&declared, prefix_producer.as_ref(), token_producer.as_ref(), mistakes);
     let metrics_source = metrics_source(&declared, layer.inject_defaults, mistakes);
+    let metrics_extractor = match plugins::only(&declared, HostType::MetricsExtractor, mistakes) {
+        Some(plugin) => host_plugins::metrics_extractor(plugin, mistakes),
+        None => MetricsExtractorSpec::new(METRICS_EXTRACTOR),
+    };
+    let models_source = models_source(&declared, &layer.sources, mistakes);
     let discovery = discovery(&declared, layer.discovery.as_deref(), mistakes);
     CheckedConfig {
         source: source.clone(),
@@ -104,8 +114,11 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
         prefix_producer,
         token_producer,
         metrics_source,
+        metrics_extractor,
+        models_source,
         discovery,
         parsers,
+        saturation_detector,
         notices: Vec::new(),
     }
 }
@@ -238,25 +251,48 @@ pub(crate) fn no_such_producer(name: &str, producer: &PrefixProducerSpec) -> (St
     (message, format!("did you mean {:?}?", producer.name))
 }
 
-fn injected_picker(name: String) -> PluginSpec {
+/// The pool's saturation detector: the one that is referred to by name or, if it isn't declared, by type; else, as at
+/// the peer, the one that is called as the default one is, or the default one.
+fn saturation_detector(referred_to: Option<String>, plugins: &[PluginSpec]) -> PluginSpec {
+    let name = referred_to.unwrap_or_else(|| DETECTORS[0].to_owned());
+    let is_it = |plugin: &&PluginSpec| plugin.name == name && is_detector(plugin);
+    let plugin_type = DETECTORS.into_iter().find(|known| *known == name).unwrap_or(DETECTORS[0]);
+    plugins.iter().find(is_it).cloned().unwrap_or_else(|| injected(name, plugin_type))
+}
+
+fn is_detector(plugin: &PluginSpec) -> bool {
+    DETECTORS.contains(&plugin.plugin_type.as_str())
+}
+
+fn injected(name: String, plugin_type: &str) -> PluginSpec {
     PluginSpec {
         name,
-        plugin_type: "max-score-picker".to_owned(),
+        plugin_type: plugin_type.to_owned(),
         parameters: Value::Object(Map::new()),
         place: None,
         parameter_places: std::collections::BTreeMap::new(),
     }
 }
 
-fn note_unused(declared: &[Declared<'_>], profiles: &[crate::ProfileSpec], mistakes: &mut Mistakes) {
+fn note_unused(
+    declared: &[Declared<'_>],
+    profiles: &[crate::ProfileSpec],
+    detector: &PluginSpec,
+    mistakes: &mut Mistakes,
+) {
     for plugin in declared {
         match plugin.kind {
             Kind::Scheduling(_) => {
                 let mut references = profiles.iter().flat_map(|profile| &profile.plugins);
-                if !references.any(|reference| reference.plugin_ref == plugin.name) {
+                let is_used = references.any(|reference| reference.plugin_ref == plugin.name);
+                if !is_used && plugin.name != detector.name {
+                    let nor = match DETECTORS.contains(&plugin.plugin_type.as_str()) {
+                        true => ", nor is it flowControl.saturationDetector",
+                        false => "",
+                    };
                     mistakes.notice(
                         plugin.place,
-                        format!("{} is in no scheduling profile, so it does nothing", plugin.name),
+                        format!("{} is in no scheduling profile{nor}, so it does nothing", plugin.name),
                     );
                 }
             }
@@ -294,15 +330,44 @@ fn metrics_source(
     declared: &[Declared<'_>],
     inject_defaults: bool,
     mistakes: &mut Mistakes,
-) -> Option<MetricsSourceSpec> {
-    if let Some(plugin) = plugins::only(declared, HostType::MetricsExtractor, mistakes) {
-        host_plugins::metrics_extractor(plugin, mistakes);
-    }
+) -> Option<HttpSourceSpec> {
     // The peer looks at the name of the reference here, and scrapes twice if the source is renamed.
     match plugins::only(declared, HostType::MetricsSource, mistakes) {
-        Some(plugin) => Some(host_plugins::metrics_source(plugin, mistakes)),
-        None => inject_defaults.then(|| MetricsSourceSpec::new("metrics-data-source")),
+        Some(plugin) => Some(HttpSourceSpec::metrics(&plugin.name).read(plugin, mistakes)),
+        None => inject_defaults.then(|| HttpSourceSpec::metrics("metrics-data-source")),
     }
+}
+
+/// The source of models, if `dataLayer` has it with its extractor, as at the peer.
+fn models_source(
+    declared: &[Declared<'_>],
+    sources: &[SourceRef],
+    mistakes: &mut Mistakes,
+) -> Option<HttpSourceSpec> {
+    let extractor = plugins::only(declared, HostType::ModelsExtractor, mistakes);
+    if let Some(extractor) = extractor {
+        host_plugins::none(extractor, mistakes);
+    }
+    let source = plugins::only(declared, HostType::ModelsSource, mistakes);
+    let spec = source.map(|source| HttpSourceSpec::models(&source.name).read(source, mistakes));
+    let (Some(source), Some(extractor)) = (source, extractor) else {
+        for lone in source.iter().chain(&extractor) {
+            let message = "does nothing: it takes models-data-source and models-data-extractor together";
+            mistakes.notice(lone.place, format!("{} {message}", lone.name));
+        }
+        return None;
+    };
+    let is_used =
+        sources.iter().any(|used| used.name == source.name && used.extractors.contains(&extractor.name));
+    if !is_used {
+        let message = format!(
+            "no source of dataLayer names {} with the extractor {}, so endpoints aren't asked for their models",
+            source.name, extractor.name
+        );
+        mistakes.notice(source.place, message);
+        return None;
+    }
+    spec
 }
 
 /// The discovery that `dataLayer` refers to. Others are checked too, and do nothing.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::place::Source;
-use crate::{ConfigError, Mistake, Notice, Place, ProfileHandlerSpec, TokenProducerSpec};
+use crate::{
+    ConfigError, MetricsExtractorSpec, Mistake, Notice, Place, ProfileHandlerSpec, TokenProducerSpec,
+};
 
 /// A configuration without mistakes, with every default filled in.
 #[derive(Clone, Debug)]
@@ -26,11 +28,18 @@ pub struct CheckedConfig {
     /// Where token ids come from; `None` if the configuration doesn't say, which leaves an estimate.
     pub token_producer: Option<TokenProducerSpec>,
     /// How metrics are scraped; `None` if `dataLayer.injectDefaults` is false and there is no source.
-    pub metrics_source: Option<MetricsSourceSpec>,
+    pub metrics_source: Option<HttpSourceSpec>,
+    /// What is read out of metrics pages.
+    pub metrics_extractor: MetricsExtractorSpec,
+    /// Where endpoints are asked which models they serve; `None` if they aren't.
+    pub models_source: Option<HttpSourceSpec>,
     /// The file that endpoints come from; `None` if they come from elsewhere.
     pub discovery: Option<FileDiscoverySpec>,
     /// The parsers in the order in which they are tried.
     pub parsers: Vec<Parser>,
+    /// What tells how full the pool is, so that requests of negative priority can be refused. It is one of
+    /// [`plugins`](Self::plugins) if the file declares it.
+    pub saturation_detector: PluginSpec,
     /// What an operator should know, in the order of the text; what isn't about a place comes first.
     pub notices: Vec<Notice>,
 }
@@ -134,18 +143,32 @@ pub struct PrefixProducerSpec {
     pub socket_port: Option<u16>,
 }
 
-/// How metrics are scraped.
+/// A page that is fetched from every endpoint again and again: metrics, or models.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct MetricsSourceSpec {
+pub struct HttpSourceSpec {
     /// Its name.
     pub name: String,
-    /// Path of the metrics page.
+    /// Path of the page.
     pub path: String,
     /// Its port; `None` for the endpoint's own.
     pub port: Option<u16>,
     /// How often; `None` for the host's default.
     pub interval: Option<Duration>,
+    /// How TLS is spoken; `None` for plain HTTP.
+    pub tls: Option<SourceTlsSpec>,
+}
+
+/// How TLS is spoken with endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SourceTlsSpec {
+    /// Whether any certificate is taken.
+    pub insecure_skip_verify: bool,
+    /// PEM file with the certificates that are trusted; `None` for the system's.
+    pub ca_cert_path: Option<PathBuf>,
+    /// PEM files with the certificate that is shown to endpoints, and its key.
+    pub client_identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// The file that endpoints come from.

@@ -57,9 +57,11 @@ impl Mistakes {
         self.list.len() + self.left_out
     }
 
-    pub(crate) fn into_notices(mut self) -> Vec<Notice> {
-        self.notices.sort_by_key(|notice| notice.place);
-        self.notices
+    /// The notices so far, in the order of the text.
+    pub(crate) fn take_notices(&mut self) -> Vec<Notice> {
+        let mut notices = std::mem::take(&mut self.notices);
+        notices.sort_by_key(|notice| notice.place);
+        notices
     }
 
     pub(crate) fn into_list(mut self) -> Vec<Mistake> {

@@ -2,12 +2,13 @@
 
 mod estimate;
 mod file_discovery;
-mod metrics;
+mod http_source;
+mod metrics_extractor;
 mod precise_prefix;
 mod token_producer;
 
 pub(crate) use file_discovery::file_discovery;
-pub(crate) use metrics::{metrics_extractor, metrics_source};
+pub(crate) use metrics_extractor::metrics_extractor;
 pub(crate) use precise_prefix::prefix_producer;
 pub(crate) use token_producer::token_producer;
 

@@ -11,9 +11,11 @@ mod built_in;
 mod check;
 mod checked;
 mod endpoints;
+mod engine_metrics;
 mod fields;
 mod handler_spec;
 mod handlers;
+mod host_parts;
 mod host_plugins;
 mod known_types;
 mod peer_type_list;
@@ -32,14 +34,19 @@ mod yaml;
 pub use built_in::{BUILT_IN, built_in};
 pub use check::check;
 pub use checked::{
-    CheckedConfig, FileDiscoverySpec, MetricsSourceSpec, Parser, PluginRef, PluginSpec, PrefixProducerSpec,
-    ProfileSpec,
+    CheckedConfig, FileDiscoverySpec, HttpSourceSpec, Parser, PluginRef, PluginSpec, PrefixProducerSpec,
+    ProfileSpec, SourceTlsSpec,
 };
 pub use endpoints::{ListedEndpoint, read_endpoints};
+pub use engine_metrics::{
+    CustomMetricSpec, EngineMetricsSpec, MetricSpec, MetricSpecError, MetricsExtractorSpec, OLD_ENGINE_LABEL,
+    RankSeries,
+};
 pub use handler_spec::{
     DeciderKind, DeciderSpec, DisaggregationSpec, HandlerKind, OnFailureSpec, ProfileHandlerSpec,
     StageOrderSpec, StageSpec,
 };
+pub use host_parts::{Default as ParameterDefault, HostParameter, HostPart, host_parts};
 pub use known_types::{KnownTypes, ParameterMistake, SchedulingKind};
 pub use peer_type_list::{PeerType, peer_types};
 pub use place::{ConfigError, Mistake, Notice, Place, Source};

@@ -15,6 +15,8 @@ pub(crate) enum HostType {
     TokenProducer,
     MetricsSource,
     MetricsExtractor,
+    ModelsSource,
+    ModelsExtractor,
     FileDiscovery,
     Parser(Parser),
     /// Something that the host does anyway and that can't be set; why it needs no plugin.
@@ -56,6 +58,8 @@ pub(crate) const HOST_TYPES: &[(&str, HostType)] = &[
     ("tokenizer", HostType::TokenProducer),
     ("metrics-data-source", HostType::MetricsSource),
     ("core-metrics-extractor", HostType::MetricsExtractor),
+    ("models-data-source", HostType::ModelsSource),
+    ("models-data-extractor", HostType::ModelsExtractor),
     ("file-discovery", HostType::FileDiscovery),
     ("openai-parser", HostType::Parser(Parser::OpenAi)),
     ("anthropic-parser", HostType::Parser(Parser::Anthropic)),
@@ -68,14 +72,13 @@ pub(crate) const HOST_TYPES: &[(&str, HostType)] = &[
     ),
     ("topology-extractor", HostType::Always("topology plugins read the labels of endpoints as they are")),
     ("inflight-load-producer", HostType::Always("requests in flight are always counted")),
-    (
-        "utilization-detector",
-        HostType::Always("it only decides about requests of negative priority, and there are none yet"),
-    ),
     ("fcfs-ordering-policy", HostType::Always("requests aren't queued")),
     ("global-strict-fairness-policy", HostType::Always("requests aren't queued")),
     ("static-usage-limit-policy", HostType::Always("requests aren't queued")),
 ];
+
+/// Filters that can also tell how full the pool is; the first one does unless another is named.
+pub(crate) const DETECTORS: [&str; 2] = ["utilization-detector", "concurrency-detector"];
 
 /// What the host has by this name.
 pub(crate) fn host_type(plugin_type: &str) -> Option<HostType> {
@@ -111,22 +114,11 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
     (&["multicluster-queue-scorer"], "remove it or use queue-scorer"),
     (&["multicluster-kv-cache-utilization-scorer"], "remove it or use kv-cache-utilization-scorer"),
     (
-        &[
-            "slo-headroom-tier-filter",
-            "endpoint-attribute-filter",
-            "session-affinity-filter",
-            "multicluster-session-affinity-filter",
-        ],
+        &["slo-headroom-tier-filter", "session-affinity-filter", "multicluster-session-affinity-filter"],
         "remove it and its place in the profile",
     ),
     (
-        &[
-            "lora-affinity-scorer",
-            "latency-scorer",
-            "mm-embeddings-cache-scorer",
-            "session-affinity-scorer",
-            "endpoint-attribute-scorer",
-        ],
+        &["latency-scorer", "mm-embeddings-cache-scorer", "session-affinity-scorer"],
         "remove it and its place in the profile",
     ),
     (
@@ -155,7 +147,6 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
             "slo-deadline-ordering-policy",
             "priority-holdback-policy",
             "soft-reflective-ceiling-policy",
-            "concurrency-detector",
             "sheddable-eviction-filter",
             "priority-then-time-eviction-order-policy",
         ],
@@ -165,13 +156,11 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
         &[
             "multicluster-metrics-data-source",
             "multicluster-metrics-extractor",
-            "models-data-source",
-            "models-data-extractor",
             "dcgm-data-source",
             "dcgm-extractor",
             "k8s-notification-source",
         ],
-        "remove it; metrics-data-source is the only source",
+        "remove it; there are metrics-data-source and models-data-source",
     ),
     (&["multicluster-file-discovery"], "use file-discovery; it takes DNS names too"),
 ];

@@ -103,12 +103,18 @@ pub struct ConfigError {
     pub source_text: Source,
     /// What is wrong with it; at least one.
     pub mistakes: Vec<Mistake>,
+    /// What is to be known of it beside, in the order of the text; not part of the error's text.
+    pub notices: Vec<Notice>,
 }
 
 impl ConfigError {
     pub(crate) fn new(source_text: Source, mut mistakes: Vec<Mistake>) -> Self {
         mistakes.sort_by_key(|mistake| mistake.place);
-        Self { source_text, mistakes }
+        Self { source_text, mistakes, notices: Vec::new() }
+    }
+
+    pub(crate) fn with_notices(self, notices: Vec<Notice>) -> Self {
+        Self { notices, ..self }
     }
 }
 

@@ -76,6 +76,11 @@ fn references_of(list: &[Node], declared: &[Declared<'_>], mistakes: &mut Mistak
             },
             Kind::Scheduling(_) => {}
         }
+        if let (Some((_, place)), Kind::Scheduling(kind)) = (weight, plugin.kind)
+            && kind != SchedulingKind::Scorer
+        {
+            mistakes.notice(place, format!("the weight of {name} means nothing: it is no scorer"));
+        }
         if references.iter().any(|earlier| earlier.plugin_ref == name) {
             mistakes.notice(place, format!("{name} is in the profile more than once, and counts each time"));
         }

@@ -1,7 +1,7 @@
 //! The sections beside `plugins` and `schedulingProfiles`.
 
 use crate::fields::{Fields, Mistakes};
-use crate::peer_types::{HostType, host_type, unavailable};
+use crate::peer_types::{DETECTORS, HostType, host_type, unavailable};
 use crate::plugins::{Declared, Kind};
 use crate::suggest::did_you_mean;
 use crate::yaml::{Node, NodeValue, shown};
@@ -71,14 +71,20 @@ const FLOW_CONTROL: &[(&str, Default)] = &[
     ("enableEviction", Default::False),
 ];
 
-/// `flowControl`: taken as long as it says nothing but defaults.
-pub(crate) fn flow_control(node: &Node, declared: &[Declared<'_>], mistakes: &mut Mistakes) {
+/// `flowControl`: the name of the pool's saturation detector, if there is one. The rest is taken as long as it says
+/// nothing but defaults.
+pub(crate) fn flow_control(
+    node: &Node,
+    declared: &[Declared<'_>],
+    mistakes: &mut Mistakes,
+) -> Option<String> {
     let mut fields = Fields::of(node, "flowControl", mistakes);
-    if let Some(node) = fields.node("saturationDetector") {
-        saturation_detector(node, declared, mistakes);
-    }
+    let detector = fields.node("saturationDetector");
+    let detector = detector.and_then(|node| saturation_detector(node, declared, mistakes));
+    let mut is_more_said = false;
     for (name, default) in FLOW_CONTROL {
         let Some(node) = fields.node(name) else { continue };
+        is_more_said = true;
         let text = match &node.value {
             NodeValue::Scalar { text, .. } => Some(text.as_str()),
             _ => None,
@@ -97,24 +103,35 @@ pub(crate) fn flow_control(node: &Node, declared: &[Declared<'_>], mistakes: &mu
             mistakes.hinted(node.place, message, "remove it");
         }
     }
-    mistakes.notice(node.place, "flowControl has no effect: requests aren't queued in this version");
-    fields.finish(mistakes);
-}
-
-/// `saturationDetector`, in `flowControl` or, as it was, at the top.
-pub(crate) fn saturation_detector(node: &Node, declared: &[Declared<'_>], mistakes: &mut Mistakes) {
-    const DETECTOR: &str = "utilization-detector";
-    let mut fields = Fields::of(node, "saturationDetector", mistakes);
-    if let Some((name, place)) = fields.text("pluginRef", mistakes) {
-        let plugin = declared.iter().find(|plugin| plugin.name == name);
-        let plugin_type = plugin.map_or(name, |plugin| &plugin.plugin_type);
-        let broken = plugin.is_some_and(|plugin| plugin.kind == Kind::Broken);
-        if plugin_type != DETECTOR && !broken {
-            let message = format!("{} is no saturation detector of this version", shown(name));
-            mistakes.hinted(place, message, format!("remove it or use {DETECTOR}"));
-        }
+    if is_more_said {
+        let message =
+            "requests aren't queued in this version, so of flowControl only saturationDetector has an effect";
+        mistakes.notice(node.place, message);
     }
     fields.finish(mistakes);
+    detector
+}
+
+/// `saturationDetector`, in `flowControl` or, as it was, at the top: the name of the detector.
+pub(crate) fn saturation_detector(
+    node: &Node,
+    declared: &[Declared<'_>],
+    mistakes: &mut Mistakes,
+) -> Option<String> {
+    let mut fields = Fields::of(node, "saturationDetector", mistakes);
+    let reference = fields.text("pluginRef", mistakes);
+    fields.finish(mistakes);
+    let (name, place) = reference?;
+    let plugin = declared.iter().find(|plugin| plugin.name == name);
+    // A detector needs no entry in `plugins` if it is referred to by its type.
+    let plugin_type = plugin.map_or(name, |plugin| &plugin.plugin_type);
+    let broken = plugin.is_some_and(|plugin| plugin.kind == Kind::Broken);
+    if !DETECTORS.contains(&plugin_type) && !broken {
+        let message = format!("{} is no saturation detector of this version", shown(name));
+        let hint = did_you_mean(name, DETECTORS).unwrap_or_else(|| format!("use {}", DETECTORS.join(" or ")));
+        mistakes.hinted(place, message, hint);
+    }
+    Some(name.to_owned())
 }
 
 /// `requestHandler`: the parsers in the order in which they are tried.
@@ -176,8 +193,16 @@ fn parser_ref(node: &Node, declared: &[Declared<'_>], parsers: &mut Vec<Parser>,
 pub(crate) struct DataLayer {
     /// Whether a metrics source is made up if none is named.
     pub(crate) inject_defaults: bool,
+    /// The sources with their extractors.
+    pub(crate) sources: Vec<SourceRef>,
     /// Name of the plugin that endpoints come from.
     pub(crate) discovery: Option<String>,
+}
+
+/// A source and its extractors, by name.
+pub(crate) struct SourceRef {
+    pub(crate) name: String,
+    pub(crate) extractors: Vec<String>,
 }
 
 /// `dataLayer`, with both spellings of what was renamed between v1alpha1 and v1.
@@ -186,7 +211,7 @@ pub(crate) fn data_layer(
     declared: &[Declared<'_>],
     mistakes: &mut Mistakes,
 ) -> DataLayer {
-    let mut layer = DataLayer { inject_defaults: true, discovery: None };
+    let mut layer = DataLayer { inject_defaults: true, sources: Vec::new(), discovery: None };
     let Some(node) = node else { return layer };
     let mut fields = Fields::of(node, "dataLayer", mistakes);
     if let Some((value, _)) = fields.boolean("injectDefaults", mistakes) {
@@ -196,12 +221,16 @@ pub(crate) fn data_layer(
         let mut source = Fields::of(node, "a source", mistakes);
         let reference = source.required_text("pluginRef", mistakes);
         check_ref(reference, SOURCES, declared, mistakes);
+        let name = reference.map_or("", |(name, _)| name).to_owned();
+        let mut used = SourceRef { name, extractors: Vec::new() };
         for node in source.list("extractors", mistakes) {
             let mut extractor = Fields::of(node, "an extractor", mistakes);
             let reference = extractor.required_text("pluginRef", mistakes);
             check_ref(reference, EXTRACTORS, declared, mistakes);
+            used.extractors.extend(reference.map(|(name, _)| name.to_owned()));
             extractor.finish(mistakes);
         }
+        layer.sources.push(used);
         source.finish(mistakes);
     }
     if let Some(node) = fields.node("discovery") {
@@ -264,11 +293,18 @@ struct Expected {
     types: &'static [&'static str],
 }
 
-const SOURCES: &Expected =
-    &Expected { what: "source", types: &["metrics-data-source", "endpoint-notification-source"] };
+const SOURCES: &Expected = &Expected {
+    what: "source",
+    types: &["metrics-data-source", "models-data-source", "endpoint-notification-source"],
+};
 const EXTRACTORS: &Expected = &Expected {
     what: "extractor",
-    types: &["core-metrics-extractor", "precise-prefix-cache-producer", "topology-extractor"],
+    types: &[
+        "core-metrics-extractor",
+        "models-data-extractor",
+        "precise-prefix-cache-producer",
+        "topology-extractor",
+    ],
 };
 const DISCOVERIES: &Expected = &Expected { what: "discovery of endpoints", types: &["file-discovery"] };
 

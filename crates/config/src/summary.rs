@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::{CheckedConfig, Parser, PluginSpec, TokenBackend};
+use crate::engine_metrics::DEFAULT_ENGINE;
+use crate::{CheckedConfig, MetricsExtractorSpec, Parser, PluginSpec, TokenBackend};
 
 impl CheckedConfig {
     /// A few lines that say what is in effect, for the start-up log. Without notices.
@@ -56,17 +57,41 @@ impl CheckedConfig {
                     .map_or_else(|| "the endpoint's port".to_owned(), |port| format!("port {port}"));
                 let interval =
                     source.interval.map_or_else(String::new, |interval| format!(" every {interval:?}"));
-                let _ = write!(text, "\n  metrics: {} on {port}{interval}", source.path);
+                let tls = if source.tls.is_some() { " over https" } else { "" };
+                let _ = write!(text, "\n  metrics: {} on {port}{tls}{interval}", source.path);
+                text.push_str(&extracted(&self.metrics_extractor));
             }
+        }
+        if let Some(source) = &self.models_source {
+            let _ = write!(text, "\n  models: {} of every endpoint", source.path);
         }
         if let Some(file) = &self.discovery {
             let watched = if file.watch_file { ", watched" } else { ", read once" };
             let _ = write!(text, "\n  endpoints: {} with {}{watched}", file.name, file.path.display());
         }
+        let _ = write!(text, "\n  saturation: {}", described(&self.saturation_detector));
         let parsers: Vec<&str> = self.parsers.iter().map(|parser| parser.plugin_type()).collect();
         let _ = write!(text, "\n  parsers: {}", parsers.join(", "));
         text
     }
+}
+
+/// What differs from vLLM's metrics, read as one.
+fn extracted(extractor: &MetricsExtractorSpec) -> String {
+    let mut text = String::new();
+    if extractor.default_engine != DEFAULT_ENGINE {
+        // Writing to a String can't fail.
+        let _ = write!(
+            text,
+            ", of engine {} unless {} says otherwise",
+            extractor.default_engine, extractor.engine_label_key
+        );
+    }
+    let keys = extractor.attribute_keys();
+    if !keys.is_empty() {
+        let _ = write!(text, ", with the attributes {}", keys.join(", "));
+    }
+    text
 }
 
 fn described(plugin: &PluginSpec) -> String {

@@ -96,6 +96,7 @@ fn the_built_in_configuration_is_right() {
          {\"prefixMatchInfoProducerName\":\"precise-prefix-cache-producer\"} × 3, max-score-picker\n  \
          prefix matches: precise-prefix-cache-producer from KV events, picked blocks expected for at least 2s\n  \
          metrics: /metrics on the endpoint's port\n  \
+         saturation: utilization-detector\n  \
          parsers: openai-parser, anthropic-parser, vllmhttp-parser, passthrough-parser"
     );
 }
@@ -346,7 +347,75 @@ requestHandler:
 ",
     );
     assert_eq!(config.parsers, [Parser::Passthrough]);
-    assert!(has_notice(&config, Some(6), "flowControl has no effect"));
+    assert!(has_notice(&config, Some(6), "of flowControl only saturationDetector has an effect"));
+}
+
+#[test]
+fn the_saturation_detector_is_the_one_that_is_referred_to() {
+    let of = |body: &str| {
+        let detector = checked(body).saturation_detector;
+        (detector.name, detector.plugin_type, detector.parameters.to_string())
+    };
+    let expected = |name: &str, plugin_type: &str, parameters: &str| {
+        (name.to_owned(), plugin_type.to_owned(), parameters.to_owned())
+    };
+    let (utilization, concurrency) = ("utilization-detector", "concurrency-detector");
+    let section = |name: &str| format!("flowControl: {{saturationDetector: {{pluginRef: {name}}}}}\n");
+    let plugins = "plugins:
+- {type: concurrency-detector, name: ours, parameters: {maxConcurrency: 7}}
+- {type: utilization-detector, parameters: {headroom: 0.5}}
+";
+    let ours = expected("ours", concurrency, "{\"maxConcurrency\":7}");
+    assert_eq!(of(""), expected(utilization, utilization, "{}"));
+    assert_eq!(of(&section(concurrency)), expected(concurrency, concurrency, "{}"));
+    assert_eq!(of(plugins), expected(utilization, utilization, "{\"headroom\":0.5}"));
+    assert_eq!(of(&format!("{plugins}{}", section("ours"))), ours);
+    // The old place, which the new one wins over.
+    assert_eq!(of(&format!("{plugins}saturationDetector: {{pluginRef: ours}}\n")), ours);
+    let both = format!("{plugins}{}saturationDetector: {{pluginRef: {utilization}}}\n", section("ours"));
+    assert_eq!(of(&both), ours);
+    assert!(has_notice(&checked(&both), Some(7), "saturationDetector at the top is deprecated"));
+    // Being the detector is being used, in a profile or not.
+    let profile =
+        "- type: queue-scorer\nschedulingProfiles: [{name: p, plugins: [{pluginRef: queue-scorer}]}]\n";
+    let config = checked(&format!("{plugins}{profile}{}", section("ours")));
+    assert!(has_notice(
+        &config,
+        Some(5),
+        "in no scheduling profile, nor is it flowControl.saturationDetector"
+    ));
+    assert!(!has_notice(&config, Some(4), ""));
+    let wrong = section("ours").replace("ours", "queue-scorer");
+    let (line, text) = mistake(&format!("plugins:\n- type: queue-scorer\n{wrong}"));
+    assert!(line == 5 && text.contains("use utilization-detector or concurrency-detector"), "{text}");
+    let parameters = "plugins:\n- {type: concurrency-detector, parameters: {maxConcurrency: 0}}\n";
+    assert!(mistake(parameters).1.contains("maxConcurrency: must be 1 or more"));
+}
+
+#[test]
+fn notices_come_with_mistakes_too() {
+    let error = refused("plugins:\n- type: inflight-load-producer\n- type: quue-scorer\n");
+    assert_eq!(error.mistakes.len(), 1);
+    let notice = |what: &str| error.notices.iter().any(|notice| notice.message.contains(what));
+    assert!(notice("inflight-load-producer needs no plugin here"), "{:?}", error.notices);
+    assert!(!error.to_string().contains("needs no plugin"), "the error's text is about mistakes");
+}
+
+#[test]
+fn a_weight_of_what_is_no_scorer_is_noticed() {
+    let config = checked(
+        "plugins:
+- type: queue-scorer
+- type: max-score-picker
+schedulingProfiles:
+- name: p
+  plugins:
+  - {pluginRef: queue-scorer, weight: 2}
+  - {pluginRef: max-score-picker, weight: 2}
+",
+    );
+    assert!(has_notice(&config, Some(10), "the weight of max-score-picker means nothing"));
+    assert!(!has_notice(&config, Some(9), ""));
 }
 
 #[test]
@@ -504,9 +573,9 @@ const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
         "estimate has no field \"audio\"",
     ),
     (
-        "plugins:\n- type: metrics-data-source\n  parameters: {scheme: https}\n",
+        "plugins:\n- type: metrics-data-source\n  parameters: {scheme: ftp}\n",
         5,
-        "metrics over \"https\" are not available",
+        "scheme must be http or https, not \"ftp\"",
     ),
     (
         "plugins:\n- type: queue-scorer\n  parameters: {unknownMetrics: no}\n",
@@ -548,9 +617,9 @@ const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
     ),
     ("flowControl: {maxRequests: 5}\n", 3, "maxRequests of flowControl is not available"),
     (
-        "flowControl: {saturationDetector: {pluginRef: concurrency-detector}}\n",
+        "flowControl: {saturationDetector: {pluginRef: concurency-detector}}\n",
         3,
-        "\"concurrency-detector\" is no saturation detector",
+        "\"concurency-detector\" is no saturation detector",
     ),
     (
         "requestHandler: {parsers: [{pluginRef: vllmgrpc-parser}]}\n",

@@ -50,6 +50,57 @@ fn an_alias_of_itself_is_refused() {
 }
 
 #[test]
+fn cycles_through_several_anchors_and_anchors_given_twice_are_answered() {
+    refused(b"a: &a\n  b: &b\n    c: *a\n");
+    refused(b"a: &a [*b]\nb: &b [*a]\n");
+    refused(b"a: &a {<<: *a}\n");
+    let twice = "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\nplugins:\n\
+                 - &q {type: queue-scorer, name: a}\n- &q {type: queue-scorer, name: b}\n- {<<: *q, name: c}\n";
+    assert_eq!(check("f", twice.as_bytes(), &known()).unwrap().plugins.len(), 4, "the newest one counts");
+}
+
+#[test]
+fn a_key_given_twice_is_a_mistake_wherever_it_is() {
+    let head = "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\n";
+    for (body, line) in [
+        ("plugins:\n- type: queue-scorer\n  name: a\n  name: b\n", 6),
+        ("plugins:\n- {type: queue-scorer, parameters: {a: {b: 1, b: 2}}}\n", 4),
+        ("schedulingProfiles:\n- name: p\n  \"name\": q\n", 5),
+        ("kind: EndpointPickerConfig\n", 3),
+    ] {
+        let error = refused(format!("{head}{body}").as_bytes());
+        let twice = error.mistakes.iter().find(|mistake| mistake.message.contains("is given twice"));
+        assert_eq!(twice.map(|mistake| mistake.place.line), Some(line), "{error}");
+    }
+}
+
+#[test]
+fn plugins_that_are_missing_in_any_way_are_named() {
+    let head = "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\n";
+    for body in [
+        "plugins: [null]\n",
+        "plugins: [[]]\n",
+        "plugins: [{}]\n",
+        "plugins: queue-scorer\n",
+        "plugins: [{type: null}]\n",
+        "plugins: [{type: \"\"}]\n",
+        "plugins: [{name: a}]\n",
+        "schedulingProfiles: [{name: p, plugins: [null]}]\n",
+        "schedulingProfiles: [{name: p, plugins: [{pluginRef: a}]}]\n",
+        "schedulingProfiles: [{plugins: []}]\n",
+        "schedulingProfiles: [null]\n",
+        "dataLayer: {sources: [{pluginRef: a}]}\n",
+        "dataLayer: {discovery: {endpoints: {pluginRef: a}}}\n",
+        "requestHandler: {parsers: [{pluginRef: a}]}\n",
+        "flowControl: {saturationDetector: {pluginRef: a}}\n",
+        "saturationDetector: {pluginRef: queue-scorer}\n",
+    ] {
+        let error = refused(format!("{head}{body}").as_bytes());
+        assert!(error.mistakes.iter().all(|mistake| mistake.place.line == 3), "{error}");
+    }
+}
+
+#[test]
 fn many_mistakes_are_cut_off() {
     let text: String = (0..5000).map(|i| format!("k{i}: 1\n")).collect();
     let error = refused(text.as_bytes());

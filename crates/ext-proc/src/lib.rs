@@ -43,5 +43,27 @@ pub const ROUTING_HEADERS: [&str; 5] = [
     "x-kv-cache-source-host-port",
 ];
 
+/// Request headers by which clients talk to the picker, in today's and in older spellings. They are removed, so that
+/// no engine sees them.
+///
+/// Source: `pkg/epp/metadata/consts.go` and the system-owned headers of `pkg/epp/util/request/headers.go` in
+/// github.com/llm-d/llm-d-router, which only means to remove them.
+pub const CONTROL_HEADERS: [&str; 14] = [
+    "x-llm-d-inference-objective",
+    "x-gateway-inference-objective",
+    "x-llm-d-inference-fairness-id",
+    "x-gateway-inference-fairness-id",
+    "x-llm-d-model-name-rewrite",
+    "x-gateway-model-name-rewrite",
+    "x-llm-d-slo-ttft-ms",
+    "x-slo-ttft-ms",
+    "x-llm-d-slo-tpot-ms",
+    "x-slo-tpot-ms",
+    "x-llm-d-video-fps",
+    "x-llm-d-video-duration-seconds",
+    "x-llm-d-video-resolution",
+    "x-gateway-destination-endpoint-subset",
+];
+
 /// Most body bytes in one message back to the gateway; some Envoys cap messages at 64 KiB.
 pub const MAX_CHUNK_BYTES: usize = 62_000;

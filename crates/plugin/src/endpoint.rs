@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A small number for one incarnation of an endpoint.
 ///
@@ -60,6 +61,9 @@ pub struct EndpointMetrics {
     pub block_size_tokens: u32,
     /// KV blocks in GPU memory; 0 if the engine doesn't say.
     pub num_gpu_blocks: u32,
+    /// For how long newer metrics have been due: the age of these, less the interval at which the host fetches them.
+    /// 0 if they are as new as they can be, or if the host doesn't say.
+    pub overdue: Duration,
 }
 
 impl EndpointMetrics {
@@ -73,6 +77,13 @@ impl EndpointMetrics {
     pub fn with_cache(mut self, block_size_tokens: u32, num_gpu_blocks: u32) -> Self {
         self.block_size_tokens = block_size_tokens;
         self.num_gpu_blocks = num_gpu_blocks;
+        self
+    }
+
+    /// The same metrics, for which newer ones have been due for this long.
+    #[must_use]
+    pub fn overdue_by(mut self, overdue: Duration) -> Self {
+        self.overdue = overdue;
         self
     }
 }
@@ -122,7 +133,7 @@ pub struct InFlight {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AdapterState {
-    /// The engine tells nothing of adapters, or was never scraped.
+    /// The engine tells nothing of adapters, or its metrics are not known or too old to act on.
     #[default]
     Unknown,
     /// Requests for the adapter are running: it is loaded.

@@ -27,6 +27,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -54,15 +55,27 @@ impl Row {
         Self { metrics: MetricsState::Fresh(metrics), ..Self::default() }
     }
 
-    /// An endpoint whose metrics are too old to act on.
+    /// An endpoint whose metrics are too old to act on: an hour overdue.
     pub fn stale(waiting_requests: u32, running_requests: u32, kv_cache_utilization: f64) -> Self {
         let metrics = EndpointMetrics::new(waiting_requests, running_requests, kv_cache_utilization);
+        let metrics = metrics.overdue_by(Duration::from_secs(3600));
         Self { metrics: MetricsState::Stale(metrics), ..Self::default() }
     }
 
     /// An endpoint that was never scraped.
     pub fn never_scraped() -> Self {
         Self::default()
+    }
+
+    /// The same row, whose metrics have been waiting for newer ones for this long.
+    #[must_use]
+    pub fn overdue_by(mut self, overdue: Duration) -> Self {
+        self.metrics = match self.metrics {
+            MetricsState::NeverScraped => MetricsState::NeverScraped,
+            MetricsState::Fresh(metrics) => MetricsState::Fresh(metrics.overdue_by(overdue)),
+            MetricsState::Stale(metrics) => MetricsState::Stale(metrics.overdue_by(overdue)),
+        };
+        self
     }
 
     /// The same row with a name; without one it is `endpoint-N`.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::decision::Decider;
 use crate::metrics::Metrics;
-use crate::pool::{EndpointState, Pool};
+use crate::pool::{Adapters, EndpointState, Pool, ServedModel};
 use crate::readiness::Readiness;
 use crate::receipt::{Fallback, Freshness, Receipt, ReceiptRing};
 use crate::reload::ReloadStatus;
@@ -126,7 +126,34 @@ struct EndpointStatus {
     kv_cache_utilization: f64,
     in_flight_requests: u32,
     in_flight_prompt_tokens: u64,
+    /// The kind of engine that its metrics are read as.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    engine: Arc<str>,
+    /// Custom metrics.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    attributes: BTreeMap<String, f64>,
+    /// LoRA adapters with requests; absent if the engine tells nothing of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapters: Option<AdapterStatus>,
+    /// What it says that it serves; absent unless the configuration asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    models: Option<Vec<ServedModel>>,
     kv_events: crate::engine_events::EngineStatus,
+}
+
+/// LoRA adapters with requests in an engine.
+#[derive(Debug, Serialize)]
+struct AdapterStatus {
+    running: Vec<String>,
+    waiting: Vec<String>,
+    max: u32,
+}
+
+impl AdapterStatus {
+    fn of(adapters: &Adapters) -> Self {
+        let names = |names: &[Box<str>]| names.iter().map(ToString::to_string).collect();
+        Self { running: names(&adapters.running), waiting: names(&adapters.waiting), max: adapters.max }
+    }
 }
 
 async fn status(State(admin): State<Admin>) -> Json<Status> {
@@ -157,7 +184,10 @@ fn fallbacks(metrics: &Metrics) -> BTreeMap<&'static str, u64> {
 
 fn endpoint_status(state: &EndpointState, now: Instant, stale_after: Duration) -> EndpointStatus {
     let scrape = state.last_scrape();
+    let scrape = scrape.as_deref();
     let metrics = scrape.map(|scrape| scrape.metrics).unwrap_or_default();
+    let attributes =
+        scrape.into_iter().flat_map(|scrape| scrape.attribute_keys.iter().zip(&scrape.attributes));
     let in_flight = state.load.in_flight();
     EndpointStatus {
         name: state.endpoint.name.to_string(),
@@ -169,6 +199,10 @@ fn endpoint_status(state: &EndpointState, now: Instant, stale_after: Duration) -
         kv_cache_utilization: metrics.kv_cache_utilization,
         in_flight_requests: in_flight.requests,
         in_flight_prompt_tokens: in_flight.prompt_tokens,
+        engine: scrape.map(|scrape| scrape.engine.clone()).unwrap_or_default(),
+        attributes: attributes.filter_map(|(key, value)| Some((key.clone(), (*value)?))).collect(),
+        adapters: scrape.and_then(|scrape| scrape.adapters.as_deref()).map(AdapterStatus::of),
+        models: state.models().map(|models| models.models.to_vec()),
         kv_events: state.engine.status(state.block_size_tokens()),
     }
 }

@@ -13,6 +13,7 @@ use warmroute_plugin::{BuildContext, Needs, PluginKind, Registry};
 use warmroute_tokenize::ModelTokenizer;
 
 use crate::cli::CheckOptions;
+use crate::dataflow::DataFlow;
 use crate::effective_config::{EffectiveConfig, kind_of};
 use crate::profile::{build_scheduler, known_types};
 use crate::reload::read_bounded;
@@ -27,6 +28,9 @@ pub struct CheckReport {
     unreadable: Option<String>,
     mistakes: Vec<MistakeLine>,
     notices: Vec<NoticeLine>,
+    /// Who reads what; absent if the configuration isn't taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_flow: Option<DataFlow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     effective: Option<EffectiveConfig>,
     /// The mistakes with their lines and carets, for people.
@@ -45,7 +49,7 @@ struct MistakeLine {
     hint: Option<String>,
 }
 
-/// Something to know of a configuration that is taken; without a place if it is about no line of the file.
+/// Something to know of a configuration; without a place if it is about no line of the file.
 #[derive(Clone, Debug, Serialize)]
 struct NoticeLine {
     line: Option<u32>,
@@ -78,6 +82,7 @@ impl CheckReport {
             unreadable: None,
             mistakes: Vec::new(),
             notices: Vec::new(),
+            data_flow: None,
             effective: None,
             shown_mistakes: String::new(),
             summary: None,
@@ -92,6 +97,15 @@ impl CheckReport {
             column: Some(mistake.place.column),
             message: mistake.message.clone(),
             hint: mistake.hint.clone(),
+        }));
+        self.notice(error.notices.clone());
+    }
+
+    fn notice(&mut self, notices: Vec<Notice>) {
+        self.notices.extend(notices.into_iter().map(|notice| NoticeLine {
+            line: notice.place.map(|place| place.line),
+            column: notice.place.map(|place| place.column),
+            message: notice.message,
         }));
     }
 
@@ -116,6 +130,14 @@ impl CheckReport {
         let has_tokens = options.tokenizer.is_some()
             || matches!(backend, Some(TokenBackend::Local { .. } | TokenBackend::Vllm(_)));
         let mut notices = config.notices.clone();
+        let detector = &config.saturation_detector;
+        if config.metrics_source.is_none() && detector.plugin_type == "utilization-detector" {
+            let message = format!(
+                "{} tells by metrics how full the pool is, and none are scraped: it is never known",
+                detector.name
+            );
+            notices.push(Notice { place: detector.place, message });
+        }
         for profile in &config.profiles {
             // A plugin may be in several profiles, and is told about once.
             for notice in ProfileCheck::new(profile, config, registry, has_tokens).notices() {
@@ -126,11 +148,10 @@ impl CheckReport {
         }
         // What is about no place comes first; the order within a place stays.
         notices.sort_by_key(|notice| notice.place);
-        self.notices.extend(notices.into_iter().map(|notice| NoticeLine {
-            line: notice.place.map(|place| place.line),
-            column: notice.place.map(|place| place.column),
-            message: notice.message,
-        }));
+        self.notice(notices);
+        if self.ok {
+            self.data_flow = Some(DataFlow::new(config, registry, options.tokenizer.is_some()));
+        }
         if options.effective && self.ok {
             self.effective = Some(EffectiveConfig::new(config, registry));
             self.summary = Some(config.summary());
@@ -152,7 +173,7 @@ impl CheckReport {
     }
 
     /// As JSON: `{file, ok, mistakes: [{line, column, message, hint}], notices: [{line, column, message}]}`, with
-    /// `effective` if it was asked for, and `unreadable` if the file can't be read. Lines and columns are null for
+    /// `data_flow: [{consumer, signal, producer, fed_by}]` if it is taken, `effective` if it was asked for, and `unreadable` if the file can't be read. Lines and columns are null for
     /// what is about no place in the file.
     ///
     /// # Errors
@@ -187,6 +208,9 @@ impl CheckReport {
             1 => writeln!(text, "{}: 1 mistake", self.file)?,
             count => writeln!(text, "{}: {count} mistakes", self.file)?,
         }
+        if let Some(flow) = &self.data_flow {
+            write!(text, "\nwho reads what:\n{}", flow.lines())?;
+        }
         if let Some(summary) = &self.summary {
             writeln!(text, "\n{summary}")?;
         }
@@ -202,8 +226,13 @@ const BY_LARGEST_TOTAL: [&str; 1] = ["max-score-picker"];
 /// Pickers that don't look at totals.
 const WHATEVER_THE_TOTALS: [&str; 1] = ["random-picker"];
 /// Scorers that read nothing but the engines' metrics.
-const BY_METRICS_ONLY: [&str; 4] =
-    ["queue-scorer", "kv-cache-utilization-scorer", "running-requests-size-scorer", "load-aware-scorer"];
+const BY_METRICS_ONLY: [&str; 5] = [
+    "queue-scorer",
+    "kv-cache-utilization-scorer",
+    "running-requests-size-scorer",
+    "load-aware-scorer",
+    "lora-affinity-scorer",
+];
 /// Scorers that read nothing but prefix matches.
 const BY_MATCHES_ONLY: [&str; 1] = ["prefix-cache-scorer"];
 

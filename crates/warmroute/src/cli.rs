@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::objectives::{ObjectiveArg, objective_arg};
 use crate::peer_flags::PeerFlags;
 
 /// An endpoint picker for LLM inference: sends each request to the engine whose KV cache is warmest.
@@ -143,6 +144,10 @@ pub struct ServeOptions {
     #[arg(long, default_value_t = 32 * 1024 * 1024, value_name = "BYTES")]
     pub max_request_body_bytes: usize,
 
+    /// Priority of an inference objective, which clients name in the header x-llm-d-inference-objective; may be given
+    /// several times. Requests of priority below 0 are refused while the pool is saturated; unknown objectives have 0.
+    #[arg(long, value_parser = objective_arg, value_name = "NAME=PRIORITY")]
+    pub inference_objective: Vec<ObjectiveArg>,
     /// Ignore the subset of endpoints that the gateway's metadata names: pick from all.
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
@@ -230,7 +235,13 @@ mod tests {
             "--endpoints",
             "127.0.0.2:8000,[::1]:8000",
             "--refresh-metrics-interval=100ms",
+            "--inference-objective",
+            "batch=-1",
+            "--inference-objective=chat=10",
         ]);
+        let objectives =
+            cli.serve.inference_objective.iter().map(|given| (given.name.as_str(), given.priority));
+        assert_eq!(objectives.collect::<Vec<_>>(), [("batch", -1), ("chat", 10)]);
         assert!(!cli.serve.secure_serving);
         assert_eq!(cli.serve.endpoints.len(), 2);
         assert_eq!(cli.serve.refresh_metrics_interval, Duration::from_millis(100));

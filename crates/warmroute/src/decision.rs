@@ -7,6 +7,7 @@ mod charging;
 mod conditional_decode;
 mod explanation;
 mod routing;
+mod saturation;
 mod signals;
 
 use std::sync::Arc;
@@ -185,7 +186,7 @@ impl Decider {
             let found = signals.look_up(&self.index, &snapshot, prompt, columns, &self.metrics);
             self.metrics.index.hits.inc_by(u64::from(found));
         }
-        signals.read_attributes(&policy.scheduler);
+        signals.read_attributes(&snapshot, &policy, &request.target_model);
         let candidates = signals.candidates(&snapshot.endpoints)?;
         let decision = policy.scheduler.decide(request, &candidates, scratch)?;
         if conditional_decode::is_asked_for(request) && signals.held_blocks(decision.table_row()).0 == 0 {

@@ -21,7 +21,7 @@ use crate::engine_events::EngineEvents;
 use crate::metrics::Metrics;
 use crate::pool::{DiscoveredEndpoint, EndpointState, Pool};
 use crate::readiness::Readiness;
-use crate::scrape::Scraper;
+use crate::scrape::{ModelsPoller, Scraper};
 use crate::tasks::Tasks;
 use resolver::{Resolver, dns_names};
 
@@ -55,6 +55,8 @@ pub enum DiscoveryError {
 pub struct Followers {
     /// None: nothing is scraped.
     pub scraper: Option<Scraper>,
+    /// None: endpoints aren't asked for their models.
+    pub models: Option<ModelsPoller>,
     /// Where engines' events go.
     pub events: EngineEvents,
     /// Who owns the tasks.
@@ -66,6 +68,9 @@ impl Followers {
     pub fn follow(&self, endpoint: Arc<EndpointState>) {
         if let Some(scraper) = self.scraper.clone() {
             self.tasks.spawn("scraper", scraper.run(endpoint.clone()));
+        }
+        if let Some(models) = self.models.clone() {
+            self.tasks.spawn("models", models.run(endpoint.clone()));
         }
         self.tasks.spawn("subscription", self.events.clone().follow(endpoint));
     }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use warmroute_config::{
-    CheckedConfig, EstimateSpec, FileDiscoverySpec, FramesSpec, MetricsSourceSpec, PictureTokensSpec,
-    PluginSpec, PrefixProducerSpec, ProfileSpec, ResolutionSpec, TokenBackend, TokenProducerSpec,
+    CheckedConfig, EngineMetricsSpec, EstimateSpec, FileDiscoverySpec, FramesSpec, HttpSourceSpec,
+    MetricsExtractorSpec, PictureTokensSpec, PluginSpec, PrefixProducerSpec, ProfileSpec, ResolutionSpec,
+    TokenBackend, TokenProducerSpec,
 };
 use warmroute_plugin::{PluginKind, Registry};
 
@@ -25,6 +26,13 @@ pub struct EffectiveConfig {
     scheduling_profiles: Vec<ProfileEntry>,
     data_layer: DataLayerEntry,
     request_handler: RequestHandlerEntry,
+    flow_control: FlowControlEntry,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FlowControlEntry {
+    saturation_detector: RefEntry,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -79,24 +87,36 @@ struct RequestHandlerEntry {
 }
 
 const METRICS_EXTRACTOR: &str = "core-metrics-extractor";
+const MODELS_EXTRACTOR: &str = "models-data-extractor";
 
 impl EffectiveConfig {
     /// Writes out what `config` says, and the defaults of `registry`'s plugin types where it says nothing.
     pub fn new(config: &CheckedConfig, registry: &Registry) -> Self {
         let mut plugins: Vec<_> = config.plugins.iter().map(|plugin| scheduling(plugin, registry)).collect();
+        if !config.plugins.iter().any(|plugin| plugin.name == config.saturation_detector.name) {
+            plugins.push(scheduling(&config.saturation_detector, registry));
+        }
         plugins.extend(config.prefix_producer.as_ref().map(prefix_producer));
         plugins.extend(config.token_producer.as_ref().map(token_producer));
         if let Some(source) = &config.metrics_source {
-            plugins.push(metrics_source(source));
-            plugins.push(entry(METRICS_EXTRACTOR, METRICS_EXTRACTOR, json!({})));
+            plugins.push(http_source("metrics-data-source", source));
+            plugins.push(metrics_extractor(&config.metrics_extractor));
+        }
+        if let Some(source) = &config.models_source {
+            plugins.push(http_source("models-data-source", source));
+            plugins.push(entry(MODELS_EXTRACTOR, MODELS_EXTRACTOR, json!({})));
         }
         plugins.extend(config.discovery.as_ref().map(file_discovery));
         let parsers = config.parsers.iter().map(|parser| parser.plugin_type());
         plugins.extend(parsers.clone().map(|parser| entry(parser, parser, json!({}))));
         plugins.extend(handler_entries(&config.handler));
-        let sources = config.metrics_source.iter().map(|source| SourceEntry {
-            plugin_ref: source.name.clone(),
-            extractors: vec![reference(METRICS_EXTRACTOR)],
+        let sources = [
+            (&config.metrics_source, config.metrics_extractor.name.as_str()),
+            (&config.models_source, MODELS_EXTRACTOR),
+        ];
+        let sources = sources.into_iter().filter_map(|(source, extractor)| {
+            let plugin_ref = source.as_ref()?.name.clone();
+            Some(SourceEntry { plugin_ref, extractors: vec![reference(extractor)] })
         });
         let discovery =
             config.discovery.as_ref().map(|file| DiscoveryEntry { endpoints: reference(&file.name) });
@@ -107,6 +127,9 @@ impl EffectiveConfig {
             scheduling_profiles: config.profiles.iter().map(|p| profile(p, config, registry)).collect(),
             data_layer: DataLayerEntry { inject_defaults: false, sources: sources.collect(), discovery },
             request_handler: RequestHandlerEntry { parsers: parsers.map(reference).collect() },
+            flow_control: FlowControlEntry {
+                saturation_detector: reference(&config.saturation_detector.name),
+            },
         }
     }
 
@@ -216,15 +239,64 @@ fn estimate(spec: &EstimateSpec) -> Value {
     }})
 }
 
-fn metrics_source(source: &MetricsSourceSpec) -> PluginEntry {
-    let mut parameters = json!({"scheme": "http", "path": source.path});
+fn http_source(plugin_type: &str, source: &HttpSourceSpec) -> PluginEntry {
+    let scheme = if source.tls.is_some() { "https" } else { "http" };
+    let mut parameters = json!({"scheme": scheme, "path": source.path});
+    if let Some(tls) = &source.tls {
+        parameters["insecureSkipVerify"] = json!(tls.insecure_skip_verify);
+        if let Some(path) = &tls.ca_cert_path {
+            parameters["caCertPath"] = json!(path);
+        }
+        if let Some((certificate, key)) = &tls.client_identity {
+            parameters["clientCertPath"] = json!(certificate);
+            parameters["clientKeyPath"] = json!(key);
+        }
+    }
     if let Some(port) = source.port {
         parameters["port"] = json!(port);
     }
     if let Some(interval) = source.interval {
         parameters["interval"] = json!(go_duration(interval));
     }
-    entry("metrics-data-source", &source.name, parameters)
+    entry(plugin_type, &source.name, parameters)
+}
+
+fn metrics_extractor(extractor: &MetricsExtractorSpec) -> PluginEntry {
+    let parameters = json!({
+        "engineLabelKey": extractor.engine_label_key,
+        "defaultEngine": extractor.default_engine,
+        "rankSeries": extractor.rank_series.as_str(),
+        "engineConfigs": extractor.engines.iter().map(engine_config).collect::<Vec<_>>(),
+    });
+    entry(METRICS_EXTRACTOR, &extractor.name, parameters)
+}
+
+fn engine_config(engine: &EngineMetricsSpec) -> Value {
+    let mut config = Map::new();
+    config.insert("name".to_owned(), json!(engine.name));
+    for (name, metric) in [
+        ("queuedRequestsSpec", &engine.queued_requests),
+        ("runningRequestsSpec", &engine.running_requests),
+        ("kvUsageSpec", &engine.kv_usage),
+        ("loraSpec", &engine.lora),
+        ("cacheInfoSpec", &engine.cache_info),
+        ("cacheBlockSizeSpec", &engine.cache_block_size),
+        ("cacheNumBlocksSpec", &engine.cache_num_blocks),
+    ] {
+        // What isn't there isn't read, so it needs no default.
+        config.extend(metric.as_ref().map(|metric| (name.to_owned(), json!(metric.to_string()))));
+    }
+    if engine.cache_info.is_some() {
+        config.insert("cacheBlockSizeLabelName".to_owned(), json!(engine.cache_block_size_label));
+        config.insert("cacheNumBlocksLabelName".to_owned(), json!(engine.cache_num_blocks_label));
+    }
+    if !engine.custom_metrics.is_empty() {
+        let custom = engine.custom_metrics.iter().map(
+            |custom| json!({"attributeKey": custom.attribute_key, "metricSpec": custom.metric.to_string()}),
+        );
+        config.insert("customMetrics".to_owned(), custom.collect());
+    }
+    Value::Object(config)
 }
 
 fn file_discovery(file: &FileDiscoverySpec) -> PluginEntry {

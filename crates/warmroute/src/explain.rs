@@ -10,7 +10,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
 use crate::cli::ExplainOptions;
-use crate::receipt::{CandidateLine, HandlerLine, ProfileLine, Receipt};
+use crate::receipt::{AdmissionLine, CandidateLine, HandlerLine, ProfileLine, Receipt};
 
 /// Fetches the receipt and gives the text to print.
 ///
@@ -68,6 +68,12 @@ pub fn describe(receipt: &Receipt) -> String {
             receipt.prompt_blocks
         ),
     );
+    if !receipt.objective.is_empty() || receipt.priority != 0 {
+        line(&mut text, format_args!("  objective {:?}: priority {}", receipt.objective, receipt.priority));
+    }
+    if let Some(admission) = &receipt.admission {
+        line(&mut text, format_args!("  {}", admission_words(admission)));
+    }
     if receipt.pick.is_some() {
         line(
             &mut text,
@@ -161,6 +167,17 @@ fn omitted_line(text: &mut String, considered: usize, listed: usize) {
     }
 }
 
+fn admission_words(admission: &AdmissionLine) -> String {
+    let AdmissionLine { detector, saturation, unknown_endpoints, admitted } = admission;
+    let value = saturation.map_or("unknown".to_owned(), |value| format!("{value:.3}"));
+    let unknown = match unknown_endpoints {
+        0 => String::new(),
+        count => format!(", {count} endpoints without recent metrics"),
+    };
+    let outcome = if *admitted { "let in" } else { "refused" };
+    format!("{outcome} at a saturation of {value} ({detector}{unknown})")
+}
+
 fn candidate_table(text: &mut String, candidates: &[CandidateLine], pick: Option<&str>) {
     let scorers: Vec<&str> = candidates
         .iter()
@@ -242,6 +259,14 @@ mod tests {
             pick: Some("127.0.0.2:8000".into()),
             candidates_considered: 3,
             candidates: vec![candidate],
+            objective: "batch".to_owned(),
+            priority: -2,
+            admission: Some(AdmissionLine {
+                detector: "ours".into(),
+                saturation: Some(0.25),
+                unknown_endpoints: 2,
+                admitted: true,
+            }),
             fallbacks: vec![FallbackNote { kind: Fallback::TokenizeDeadline, detail: "over 200 ms".into() }],
             ..Receipt::default()
         };
@@ -249,6 +274,9 @@ mod tests {
         assert!(text.contains("decision 17 (request r-1): sent to 127.0.0.2:8000"), "{text}");
         assert!(text.contains("→ 127.0.0.2:8000  1.000  0.500 × 2"), "{text}");
         assert!(text.contains("7 (+2 expected)"), "{text}");
+        assert!(text.contains("  objective \"batch\": priority -2\n"), "{text}");
+        let admission = "let in at a saturation of 0.250 (ours, 2 endpoints without recent metrics)";
+        assert!(text.contains(admission), "{text}");
         assert!(text.contains("fallback tokenize-deadline: over 200 ms"), "{text}");
         assert!(text.contains("… and 2 more candidates"), "{text}");
         assert!(!text.contains("profile"), "one profile needs no word: {text}");

@@ -20,8 +20,11 @@
 
 pub mod admin;
 pub mod app;
+pub mod attributes;
 pub mod check;
 pub mod cli;
+pub mod control_headers;
+pub mod dataflow;
 pub mod decision;
 pub mod discovery;
 pub mod effective_config;
@@ -32,6 +35,7 @@ mod handler;
 pub mod health;
 pub mod lease;
 pub mod metrics;
+pub mod objectives;
 pub mod peer_flags;
 pub mod picker;
 pub mod plugin_list;

@@ -3,17 +3,20 @@
 //! Names that begin with `llm_d_epp_` are the llm-d Router EPP's, with its labels and buckets, so that its dashboards
 //! work. Names that begin with `warmroute_` have no counterpart there.
 
+mod admission_metrics;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+pub use admission_metrics::AdmissionMetrics;
 use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
-/// Model names that become label values; later ones are counted as `other`, since clients make them up.
+/// Model names, and fairness ids, that become label values; later ones are counted as `other`, since clients make them up.
 const MODEL_LABELS: usize = 1000;
 
 /// Bucket bounds in seconds of the peer's fast steps.
@@ -33,6 +36,9 @@ const STEP_SECONDS: [f64; 18] = [
 pub struct Metrics {
     registry: Registry,
     models: Mutex<HashSet<Arc<str>>>,
+    fairness_ids: Mutex<HashSet<Arc<str>>>,
+    /// Of admission.
+    pub admission: AdmissionMetrics,
     /// Of requests.
     pub requests: RequestMetrics,
     /// Of the pool and its scraping.
@@ -83,6 +89,8 @@ pub struct PoolMetrics {
     pub endpoints: IntGaugeVec,
     /// Scrapes that failed.
     pub scrape_errors: IntCounterVec,
+    /// Pages that lack something that is read out of them, per source and extractor.
+    pub extract_errors: IntCounterVec,
     /// Changes of the endpoints file that were refused, and DNS names that couldn't be resolved, per cause.
     pub discovery_errors: IntCounterVec,
 }
@@ -141,6 +149,8 @@ impl Metrics {
         let make = Maker { registry: Registry::new() };
         Ok(Self {
             models: Mutex::default(),
+            fairness_ids: Mutex::default(),
+            admission: AdmissionMetrics::try_new(&make)?,
             requests: RequestMetrics::try_new(&make)?,
             pool: PoolMetrics::try_new(&make)?,
             events: EventMetrics::try_new(&make)?,
@@ -160,16 +170,26 @@ impl Metrics {
 
     /// A model name as a label value: itself, or `other` once there are too many.
     pub fn model_label<'a>(&self, model: &'a str) -> &'a str {
-        let mut models = self.models.lock();
-        if models.contains(model) {
-            return model;
-        }
-        if models.len() >= MODEL_LABELS {
-            return "other";
-        }
-        models.insert(model.into());
-        model
+        bounded(&self.models, model)
     }
+
+    /// A fairness id as a label value: itself, or `other` once there are too many.
+    pub fn fairness_label<'a>(&self, fairness_id: &'a str) -> &'a str {
+        bounded(&self.fairness_ids, fairness_id)
+    }
+}
+
+/// `name` if it is among the first [`MODEL_LABELS`] names, else `other`.
+fn bounded<'a>(names: &Mutex<HashSet<Arc<str>>>, name: &'a str) -> &'a str {
+    let mut names = names.lock();
+    if names.contains(name) {
+        return name;
+    }
+    if names.len() >= MODEL_LABELS {
+        return "other";
+    }
+    names.insert(name.into());
+    name
 }
 
 impl RequestMetrics {
@@ -257,6 +277,11 @@ impl PoolMetrics {
                 "llm_d_epp_datalayer_poll_errors_total",
                 "Scrapes of an engine's metrics that failed.",
                 &["source_type"],
+            )?,
+            extract_errors: make.counters(
+                "llm_d_epp_datalayer_extract_errors_total",
+                "Pages of an engine that lack something that is read out of them.",
+                &["source_type", "extractor_type"],
             )?,
             discovery_errors: make.counters(
                 "warmroute_discovery_errors_total",
@@ -360,6 +385,10 @@ impl Maker {
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
         self.keep(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+        self.keep(GaugeVec::new(Opts::new(name, help), labels)?)
     }
 
     fn histogram(&self, name: &str, help: &str, bounds: &[f64]) -> Result<Histogram, prometheus::Error> {

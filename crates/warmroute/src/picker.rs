@@ -1,5 +1,7 @@
 //! The path of a request, top-down: read the body, make tokens and keys, decide, answer, write the receipt.
 
+mod admission;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,15 +12,13 @@ use warmroute_plugin::{Endpoint, InferenceRequest};
 use warmroute_scheduler::ScheduleError;
 use warmroute_tokenize::VideoHints;
 
+use crate::control_headers::ControlHeaders;
 use crate::decision::{Decided, Decider, Explanation, NotDecided};
 use crate::lease::Lease;
 use crate::metrics::Metrics;
+use crate::objectives::Objectives;
 use crate::prompt::{PromptReader, ReadRequest};
 use crate::receipt::{Fallback, FallbackNote, HandlerLine, Receipt, ReceiptRing, StepTimes};
-
-/// Label values of things that come with later features, spelt as the llm-d Router EPP spells their defaults.
-const DEFAULT_FAIRNESS_ID: &str = "default-flow";
-const DEFAULT_PRIORITY: &str = "0";
 
 /// Picks endpoints for requests: what the ext-proc service calls.
 pub struct Picker {
@@ -26,6 +26,7 @@ pub struct Picker {
     decider: Arc<Decider>,
     receipts: Arc<ReceiptRing>,
     metrics: Arc<Metrics>,
+    objectives: Arc<Objectives>,
     heeds_subsets: bool,
 }
 
@@ -37,13 +38,19 @@ impl Picker {
         receipts: Arc<ReceiptRing>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { reader, decider, receipts, metrics, heeds_subsets: true }
+        Self { reader, decider, receipts, metrics, objectives: Arc::default(), heeds_subsets: true }
     }
 
     /// The same picker, for which the gateway's subset hints mean nothing.
     #[must_use]
     pub fn ignoring_subsets(self, ignores: bool) -> Self {
         Self { heeds_subsets: !ignores, ..self }
+    }
+
+    /// The same picker, which takes the priorities of requests from there.
+    #[must_use]
+    pub fn with_objectives(self, objectives: Arc<Objectives>) -> Self {
+        Self { objectives, ..self }
     }
 
     fn subset<'r>(&self, request: &'r HttpRequest) -> Option<&'r [String]> {
@@ -61,12 +68,14 @@ impl EndpointPicker for Picker {
 
     async fn pick(&self, request: HttpRequest) -> Result<Picked<Lease>, Refusal> {
         let mut draft = Draft::new(&request);
+        draft.control(&ControlHeaders::of(&request.headers), &self.objectives);
         let outcome = self.read_and_decide(&request, &mut draft).await;
         self.finish(draft, outcome)
     }
 
     async fn pick_by_load(&self, request: HttpRequest) -> Result<Picked<Lease>, Refusal> {
         let mut draft = Draft::new(&request);
+        draft.control(&ControlHeaders::of(&request.headers), &self.objectives);
         draft.fallback(Fallback::PickedByLoad, "picking failed inside");
         tracing::error!(request_id = %request.request_id, "picking failed inside: the request is picked by load alone");
         let outcome =
@@ -84,8 +93,10 @@ impl Picker {
         }
         let api = self.api_of(request).map_err(|rejection| bad_request(&rejection))?;
         api.as_str().clone_into(&mut draft.receipt.api);
+        self.admit(request, api, draft).await?;
         let read = self.read(request, api, draft).await?;
-        let inference_request = inference_request(request, &read);
+        let mut inference_request = inference_request(request, &read);
+        inference_request.priority = draft.receipt.priority;
         draft.read(&read);
         let decided = self.decider.decide(&inference_request, read.prompt.as_ref(), subset);
         draft.decided_now();
@@ -116,7 +127,9 @@ impl Picker {
     /// Writes metrics and the receipt, and makes the answer.
     fn finish(&self, mut draft: Draft, outcome: Result<Decided, Refusal>) -> Result<Picked<Lease>, Refusal> {
         let model = self.metrics.model_label(&draft.receipt.model).to_owned();
-        let labels = [model.as_str(), model.as_str(), DEFAULT_FAIRNESS_ID, DEFAULT_PRIORITY];
+        let fairness_id = self.metrics.fairness_label(&draft.receipt.fairness_id).to_owned();
+        let priority = draft.receipt.priority.to_string();
+        let labels = [model.as_str(), model.as_str(), fairness_id.as_str(), priority.as_str()];
         self.metrics.requests.total.with_label_values(&labels).inc();
         let answer = match outcome {
             Ok(decided) => {
@@ -197,6 +210,20 @@ impl Draft {
             ..Receipt::default()
         };
         Self { receipt, started, step: started }
+    }
+
+    /// Notes what the client said of the request, and its priority.
+    fn control(&mut self, headers: &ControlHeaders<'_>, objectives: &Objectives) {
+        headers.fairness_id.clone_into(&mut self.receipt.fairness_id);
+        if headers.model_rewrite.is_some() {
+            self.fallback(Fallback::ModelRewriteIgnored, "the body's model stays");
+        }
+        let Some(objective) = headers.objective else { return };
+        objective.clone_into(&mut self.receipt.objective);
+        match objectives.priority_of(objective) {
+            Some(priority) => self.receipt.priority = priority,
+            None => self.fallback(Fallback::UnknownObjective, format!("{objective:?} counts as priority 0")),
+        }
     }
 
     fn fallback(&mut self, kind: Fallback, detail: impl Into<String>) {

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use warmroute_builtin::SaturationDetector;
 use warmroute_config::{CheckedConfig, Parser};
 use warmroute_inference_api::{ApiParser, ParserList};
 use warmroute_plugin::Registry;
 use warmroute_scheduler::Scheduler;
 
+use crate::attributes::Attribute;
 use crate::profile::build_scheduler;
 use crate::tasks::Tasks;
 
@@ -21,8 +24,14 @@ pub struct Policy {
     pub handler_name: Arc<str>,
     /// Its type.
     pub handler_type: Arc<str>,
+    /// Where the attributes are found that the scheduler reads, in its order.
+    pub attributes: Vec<Attribute>,
     /// How long at least what was just picked is expected at its engine; None turns expectation off.
     pub expects_for: Option<Duration>,
+    /// What tells how full the pool is.
+    pub saturation_detector: SaturationDetector,
+    /// Name of that in the configuration.
+    pub saturation_detector_name: Arc<str>,
     /// Which bodies are read, and how.
     pub parsers: ParserList,
     /// The configuration in words.
@@ -35,7 +44,7 @@ impl Policy {
     /// Builds the plugins and starts their tasks.
     ///
     /// # Errors
-    /// See [`build_scheduler`].
+    /// See [`build_scheduler`]; or the saturation detector can't be built.
     pub fn try_new(config: &CheckedConfig, registry: &Registry, tasks: &Tasks) -> anyhow::Result<Self> {
         let built = build_scheduler(config, registry)?;
         let stop = CancellationToken::new();
@@ -45,12 +54,19 @@ impl Policy {
                 stop.run_until_cancelled(task).await;
             });
         }
+        let detector = &config.saturation_detector;
+        let saturation_detector =
+            SaturationDetector::try_new(&detector.plugin_type, detector.parameters.clone())
+                .with_context(|| format!("saturation detector {}", detector.name))?;
         let producer = config.prefix_producer.as_ref().filter(|producer| producer.speculative_indexing);
         Ok(Self {
+            attributes: Attribute::find_all(built.scheduler.attributes(), config)?,
             scheduler: built.scheduler,
             handler_name: config.handler.name.as_str().into(),
             handler_type: config.handler.plugin_type.as_str().into(),
             expects_for: producer.map(|producer| producer.speculative_ttl),
+            saturation_detector,
+            saturation_detector_name: detector.name.as_str().into(),
             parsers: config.parsers.iter().filter_map(|parser| api_parser(*parser)).collect(),
             summary: config.summary(),
             _plugin_tasks: stop.drop_guard(),

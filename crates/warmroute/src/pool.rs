@@ -3,19 +3,23 @@
 //! Discovery is the only writer. What changes often about an endpoint (its metrics, its load) lives in the
 //! endpoint's own state, which snapshots share.
 
+mod scrape;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use parking_lot::{Mutex, RwLock};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use warmroute_plugin::{Endpoint, EndpointId, EndpointMetrics, MetricsState};
+use warmroute_plugin::{AdapterState, Endpoint, EndpointId, EndpointMetrics, MetricsState};
 
 use crate::engine_events::EngineState;
 use crate::lease::EndpointLoad;
+
+pub use scrape::{Adapters, Scrape, ServedModel, ServedModels};
 
 /// What discovery knows of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,15 +60,6 @@ pub fn host_port(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// The last good scrape of an endpoint.
-#[derive(Clone, Copy, Debug)]
-pub struct Scrape {
-    /// What the page said.
-    pub metrics: EndpointMetrics,
-    /// When it had arrived.
-    pub at: Instant,
-}
-
 /// One incarnation of an endpoint: everything about it that changes while it is in the pool.
 #[derive(Debug)]
 pub struct EndpointState {
@@ -79,7 +74,16 @@ pub struct EndpointState {
     /// Cancelled when the endpoint leaves the pool; ends its scraper and its subscription.
     pub gone: CancellationToken,
     /// Shared with the state of the same incarnation under other labels.
-    scrape: Arc<RwLock<Option<Scrape>>>,
+    findings: Arc<Findings>,
+}
+
+/// What was found out of one incarnation so far.
+#[derive(Debug)]
+struct Findings {
+    /// The endpoint with its labels of now.
+    labelled: ArcSwap<Endpoint>,
+    scrape: ArcSwapOption<Scrape>,
+    models: ArcSwapOption<ServedModels>,
 }
 
 impl EndpointState {
@@ -87,40 +91,85 @@ impl EndpointState {
     fn relabelled(&self, labels: &BTreeMap<String, String>) -> Self {
         let mut endpoint = (*self.endpoint).clone();
         endpoint.labels.clone_from(labels);
+        let endpoint = Arc::new(endpoint);
+        self.findings.labelled.store(endpoint.clone());
         Self {
-            endpoint: Arc::new(endpoint),
+            endpoint,
             spec: self.spec.clone(),
             load: self.load.clone(),
             engine: self.engine.clone(),
             gone: self.gone.clone(),
-            scrape: self.scrape.clone(),
+            findings: self.findings.clone(),
         }
     }
 
-    /// Publishes a good scrape.
+    /// The endpoint with its labels of now, which may be newer than this state's own.
+    pub fn labelled(&self) -> Arc<Endpoint> {
+        self.findings.labelled.load_full()
+    }
+
+    /// Publishes a good scrape of nothing but load and cache.
     pub fn scraped(&self, metrics: EndpointMetrics, at: Instant) {
-        *self.scrape.write() = Some(Scrape { metrics, at });
+        self.publish_scrape(Scrape::new(metrics, at));
+    }
+
+    /// The same, one of those that are made at an interval.
+    pub fn scraped_every(&self, interval: Duration, metrics: EndpointMetrics, at: Instant) {
+        self.publish_scrape(Scrape::new(metrics, at).followed_after(interval));
+    }
+
+    /// Publishes a good scrape.
+    pub fn publish_scrape(&self, scrape: Scrape) {
+        self.findings.scrape.store(Some(Arc::new(scrape)));
     }
 
     /// The last good scrape, however old.
-    pub fn last_scrape(&self) -> Option<Scrape> {
-        *self.scrape.read()
+    pub fn last_scrape(&self) -> Option<Arc<Scrape>> {
+        self.findings.scrape.load_full()
+    }
+
+    /// Reads something of the last good scrape, however old, without sharing it. `None` without one.
+    pub fn of_scrape<T>(&self, read: impl FnOnce(&Scrape) -> T) -> Option<T> {
+        self.findings.scrape.load().as_deref().map(read)
+    }
+
+    /// Publishes what the endpoint says that it serves.
+    pub fn publish_models(&self, models: ServedModels) {
+        self.findings.models.store(Some(Arc::new(models)));
+    }
+
+    /// What the endpoint says that it serves; None if it wasn't asked, or has never answered.
+    pub fn models(&self) -> Option<Arc<ServedModels>> {
+        self.findings.models.load_full()
+    }
+
+    /// Where the engine stands with `model`, by its last metrics and by what it says that it serves.
+    pub fn adapter_state(&self, model: &str) -> AdapterState {
+        let by_metrics = self.of_scrape(|scrape| Some(scrape.adapters.as_ref()?.state_of(model))).flatten();
+        let by_metrics = by_metrics.unwrap_or_default();
+        match self.findings.models.load().as_deref() {
+            Some(models) => models.refine(model, by_metrics),
+            None => by_metrics,
+        }
     }
 
     /// Never scraped, fresh, or older than `stale_after`.
     pub fn metrics_state(&self, now: Instant, stale_after: Duration) -> MetricsState {
-        match *self.scrape.read() {
+        match self.findings.scrape.load().as_deref() {
             None => MetricsState::NeverScraped,
-            Some(scrape) if now.saturating_duration_since(scrape.at) > stale_after => {
-                MetricsState::Stale(scrape.metrics)
+            Some(scrape) => {
+                let metrics = scrape.metrics.overdue_by(now.saturating_duration_since(scrape.next_at));
+                match now.saturating_duration_since(scrape.at) > stale_after {
+                    true => MetricsState::Stale(metrics),
+                    false => MetricsState::Fresh(metrics),
+                }
             }
-            Some(scrape) => MetricsState::Fresh(scrape.metrics),
         }
     }
 
     /// Tokens per KV block: what the engine's events say, else what its metrics say; None if neither does.
     pub fn block_size_tokens(&self) -> Option<u32> {
-        let scraped = || self.last_scrape().map_or(0, |scrape| scrape.metrics.block_size_tokens);
+        let scraped = || self.of_scrape(|scrape| scrape.metrics.block_size_tokens).unwrap_or(0);
         match self.engine.block_size_tokens() {
             0 => Some(scraped()).filter(|size| *size > 0),
             size => Some(size),
@@ -232,13 +281,19 @@ impl Pool {
         let id = EndpointId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let mut endpoint = Endpoint::new(id, spec.name.as_str(), spec.address());
         endpoint.labels = labels;
+        let endpoint = Arc::new(endpoint);
+        let findings = Findings {
+            labelled: ArcSwap::new(endpoint.clone()),
+            scrape: ArcSwapOption::empty(),
+            models: ArcSwapOption::empty(),
+        };
         EndpointState {
-            endpoint: Arc::new(endpoint),
+            endpoint,
             spec,
             load: Arc::new(EndpointLoad::default()),
             engine: Arc::new(EngineState::default()),
             gone: CancellationToken::new(),
-            scrape: Arc::default(),
+            findings: Arc::new(findings),
         }
     }
 }
@@ -299,6 +354,20 @@ mod tests {
         assert!(state.metrics_state(now + limit, limit).fresh().is_some());
         let later = state.metrics_state(now + limit + Duration::from_millis(1), limit);
         assert!(matches!(later, MetricsState::Stale(metrics) if metrics.waiting_requests == 1));
+    }
+
+    #[test]
+    fn metrics_are_overdue_from_when_the_next_ones_are_due() {
+        let pool = Pool::new("p");
+        pool.update(&[spec("a", 1)]);
+        let state = pool.snapshot().states[0].clone();
+        let (now, limit) = (Instant::now(), Duration::from_secs(2));
+        let overdue_after = |time| state.metrics_state(now + time, limit).last().unwrap().overdue;
+        state.scraped_every(Duration::from_secs(1), EndpointMetrics::default(), now);
+        assert_eq!(overdue_after(Duration::from_secs(1)), Duration::ZERO);
+        assert_eq!(overdue_after(Duration::from_millis(1200)), Duration::from_millis(200));
+        state.scraped(EndpointMetrics::default(), now);
+        assert_eq!(overdue_after(Duration::from_millis(200)), Duration::from_millis(200));
     }
 
     #[test]

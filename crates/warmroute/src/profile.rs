@@ -10,6 +10,7 @@ use warmroute_config::{
 use warmroute_plugin::{BuildContext, Needs, PluginKind, Registry};
 use warmroute_scheduler::{BuiltScheduler, SchedulerBuilder};
 
+use crate::attributes::Attribute;
 use crate::cli::ServeOptions;
 use crate::handler::profile_handler;
 use crate::reload::read_bounded;
@@ -91,7 +92,7 @@ fn takes_parameters(registry: &Registry, plugin: &PluginSpec) -> Result<(), Para
 /// Builds the plugins and profiles of a checked configuration.
 ///
 /// # Errors
-/// A profile can't be put together, or a plugin reads prefix matches that nothing produces.
+/// A profile can't be put together, or a plugin reads prefix matches or an attribute that nothing produces.
 pub fn build_scheduler(config: &CheckedConfig, registry: &Registry) -> anyhow::Result<BuiltScheduler> {
     let mut builder = SchedulerBuilder::new(registry);
     let profiles = || config.profiles.iter().filter(|profile| config.handler.runs(&profile.name));
@@ -116,5 +117,6 @@ pub fn build_scheduler(config: &CheckedConfig, registry: &Registry) -> anyhow::R
             "a plugin reads prefix matches of {wanted:?}, and no such producer is configured"
         );
     }
+    Attribute::find_all(built.scheduler.attributes(), config)?;
     Ok(built)
 }

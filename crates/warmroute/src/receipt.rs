@@ -53,11 +53,17 @@ pub enum Fallback {
     NoPrefillEndpoint,
     /// Media were to be encoded at an endpoint of its own and there was none: another stage's endpoint does it.
     NoEncodeEndpoint,
+    /// The request could have been refused had the pool been full, and too little is known to say whether it is.
+    SaturationUnknown,
+    /// The request names an objective that isn't known, so its priority is 0.
+    UnknownObjective,
+    /// The client asks for another model by a header, which isn't acted upon: the body's model stays.
+    ModelRewriteIgnored,
 }
 
 impl Fallback {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::NoTokenizer,
         Self::NotTokenizable,
         Self::LikelyRefusedByEngine,
@@ -76,6 +82,9 @@ impl Fallback {
         Self::ScoreNotANumber,
         Self::NoPrefillEndpoint,
         Self::NoEncodeEndpoint,
+        Self::SaturationUnknown,
+        Self::UnknownObjective,
+        Self::ModelRewriteIgnored,
     ];
 
     /// The word used in metrics, receipts and logs.
@@ -99,6 +108,9 @@ impl Fallback {
             Self::ScoreNotANumber => "score-not-a-number",
             Self::NoPrefillEndpoint => "no-prefill-endpoint",
             Self::NoEncodeEndpoint => "no-encode-endpoint",
+            Self::SaturationUnknown => "saturation-unknown",
+            Self::UnknownObjective => "unknown-objective",
+            Self::ModelRewriteIgnored => "model-rewrite-ignored",
         }
     }
 }
@@ -252,6 +264,19 @@ pub struct StepTimes {
     pub decide_us: u64,
 }
 
+/// What the pool's saturation meant for a request that may be refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdmissionLine {
+    /// Name of the saturation detector in the config.
+    pub detector: Arc<str>,
+    /// How full the pool was, from 0; 1 and more is full. Absent if too little was known.
+    pub saturation: Option<f64>,
+    /// Endpoints of which too little was known.
+    pub unknown_endpoints: u32,
+    /// Whether the request was let in.
+    pub admitted: bool,
+}
+
 /// The record of one decision.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
@@ -265,6 +290,18 @@ pub struct Receipt {
     pub api: String,
     /// Model that the client named; empty if none.
     pub model: String,
+    /// Objective that the client named; empty if none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub objective: String,
+    /// The objective's priority; below 0 the request may be refused.
+    #[serde(default)]
+    pub priority: i32,
+    /// Whose request it is, as the client says.
+    #[serde(default)]
+    pub fairness_id: String,
+    /// Present if the request's priority is below 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission: Option<AdmissionLine>,
     /// Whether a streamed answer was asked for.
     pub stream: bool,
     /// Bytes of the request body.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::bail;
 use parking_lot::Mutex;
 use serde::Serialize;
-use warmroute_config::{CheckedConfig, EstimateSpec, TokenBackend, check};
+use warmroute_config::{CheckedConfig, EstimateSpec, HttpSourceSpec, TokenBackend, check};
 use warmroute_plugin::Registry;
 
 use crate::decision::Decider;
@@ -136,10 +136,18 @@ fn needs_restart(running: &CheckedConfig, changed: &CheckedConfig) -> Option<&'s
     if running.discovery != changed.discovery {
         return Some("where endpoints come from (dataLayer.discovery)");
     }
-    let scraped = |config: &CheckedConfig| {
-        config.metrics_source.as_ref().map(|source| (source.path.clone(), source.port, source.interval))
+    let fetched = |source: &Option<HttpSourceSpec>| {
+        source.as_ref().map(|source| (source.path.clone(), source.port, source.interval, source.tls.clone()))
     };
-    (scraped(running) != scraped(changed)).then_some("what is scraped (metrics-data-source)")
+    if fetched(&running.models_source) != fetched(&changed.models_source) {
+        return Some("what is asked of models (models-data-source)");
+    }
+    if fetched(&running.metrics_source) != fetched(&changed.metrics_source) {
+        return Some("what is scraped (metrics-data-source)");
+    }
+    // The name is only how plugins refer to it.
+    let renamed = running.metrics_extractor.clone().renamed(&changed.metrics_extractor.name);
+    (renamed != changed.metrics_extractor).then_some("what is read of metrics pages (core-metrics-extractor)")
 }
 
 /// Reads a configuration file, up to the limit.

@@ -1,82 +1,55 @@
-//! Fetches each engine's metrics page at a fixed interval and publishes what picking needs.
+//! Fetches each engine's metrics page at a fixed interval and publishes what picking needs; asks for its models too.
 
 mod exposition;
+mod extractor;
+mod http_source;
+mod models_poller;
+mod page_reader;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http::Uri;
 use tokio::time::MissedTickBehavior;
 
-pub use exposition::{MetricNames, MissingMetric, VLLM, read_page};
+pub use extractor::Extractor;
+pub use http_source::{FetchError, HttpSource, SourceTlsError};
+pub use models_poller::{MODELS_INTERVAL, ModelsPoller};
+pub use page_reader::{NoLoad, PageContent, PageReader};
 
 use crate::metrics::Metrics;
-use crate::pool::{EndpointState, host_port};
+use crate::pool::EndpointState;
 
-/// Largest page read; a vLLM page has 50 to 70 KB.
-const PAGE_LIMIT_BYTES: usize = 8 * 1024 * 1024;
-/// Longest time for one fetch, as at the llm-d Router EPP.
-const FETCH_DEADLINE: Duration = Duration::from_secs(1);
 /// Shortest interval, as at the llm-d Router EPP.
 pub const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Why one fetch gave nothing.
+const SOURCE: &str = "metrics-data-source";
+const EXTRACTOR: &str = "core-metrics-extractor";
+
+/// Why one scrape gave nothing.
 #[derive(Debug, thiserror::Error)]
-pub enum ScrapeError {
-    /// No whole answer in time.
-    #[error("no answer within {}ms", FETCH_DEADLINE.as_millis())]
-    Deadline,
-    /// The connection failed.
-    #[error("can't connect: {0}")]
-    Connect(#[source] hyper_util::client::legacy::Error),
-    /// An HTTP status other than 200.
-    #[error("answered {0}")]
-    Status(http::StatusCode),
-    /// The page broke off or is over the limit.
-    #[error("page not readable: {0}")]
-    Body(String),
-    /// The page is not text in UTF-8.
+enum ScrapeError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     #[error("page is not UTF-8")]
     NotText,
-    /// A needed value is not on the page.
     #[error(transparent)]
-    Missing(#[from] MissingMetric),
-    /// The endpoint's address makes no URL.
-    #[error("address makes no URL: {0}")]
-    Url(#[from] http::uri::InvalidUri),
+    NoLoad(#[from] NoLoad),
 }
 
 /// Scrapes engines; one for the process, so that connections are kept.
 #[derive(Clone, Debug)]
 pub struct Scraper {
-    client: Client<HttpConnector, Empty<Bytes>>,
-    page: MetricsPage,
+    source: HttpSource,
+    interval: Duration,
+    extractor: Arc<Extractor>,
     metrics: Arc<Metrics>,
 }
 
-/// Where engines show their metrics, and how often to look.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MetricsPage {
-    /// Path of the page.
-    pub path: String,
-    /// Its port; None for the endpoint's own.
-    pub port: Option<u16>,
-    /// How often it is fetched; [`SHORTEST_INTERVAL`] at least.
-    pub interval: Duration,
-}
-
 impl Scraper {
-    /// A scraper of that page at every endpoint.
-    pub fn new(page: MetricsPage, metrics: Arc<Metrics>) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(FETCH_DEADLINE));
-        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(1).build(connector);
-        Self { client, page, metrics }
+    /// A scraper of that page at every endpoint, every `interval` or [`SHORTEST_INTERVAL`].
+    pub fn new(source: HttpSource, interval: Duration, extractor: Extractor, metrics: Arc<Metrics>) -> Self {
+        Self { source, interval: interval.max(SHORTEST_INTERVAL), extractor: Arc::new(extractor), metrics }
     }
 
     /// Scrapes one endpoint until it leaves the pool. Says once when scraping begins to fail and once when it works
@@ -87,24 +60,53 @@ impl Scraper {
     }
 
     async fn scrape_forever(&self, endpoint: &EndpointState) {
-        let mut ticks = tokio::time::interval(self.page.interval.max(SHORTEST_INTERVAL));
+        let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let address = &endpoint.endpoint.address;
+        let uri = match self.source.uri(&endpoint.spec) {
+            Ok(uri) => uri,
+            Err(error) => {
+                // Without a URL there is nothing to try again.
+                self.metrics.pool.scrape_errors.with_label_values(&[SOURCE]).inc();
+                tracing::warn!(endpoint = %address, %error, "metrics are never read");
+                return;
+            }
+        };
+        let mut labelled = endpoint.labelled();
+        let mut reader = self.extractor.reader(&labelled.labels);
         let mut failing = false;
-        let address = host_port(&endpoint.spec.host, self.page.port.unwrap_or(endpoint.spec.port));
+        let mut missing = Vec::new();
         loop {
             ticks.tick().await;
-            match self.fetch(&address).await {
-                Ok(metrics) => {
-                    endpoint.scraped(metrics, Instant::now());
+            let now = endpoint.labelled();
+            if !Arc::ptr_eq(&labelled, &now) {
+                reader = self.extractor.reader(&now.labels);
+                labelled = now;
+            }
+            match self.scrape(endpoint, reader, &uri).await {
+                Ok(content) => {
+                    endpoint.publish_scrape(content.scrape.followed_after(self.interval));
                     if failing {
-                        tracing::info!(endpoint = %endpoint.endpoint.address, "metrics are read again");
+                        tracing::info!(endpoint = %address, "metrics are read again");
                     }
                     failing = false;
+                    if !content.missing.is_empty() {
+                        self.count_extract_error();
+                    }
+                    if missing != content.missing {
+                        missing = content.missing;
+                        say_missing(address, &missing);
+                    }
                 }
                 Err(error) => {
-                    self.metrics.pool.scrape_errors.with_label_values(&["metrics-data-source"]).inc();
+                    match error {
+                        ScrapeError::Fetch(_) => {
+                            self.metrics.pool.scrape_errors.with_label_values(&[SOURCE]).inc();
+                        }
+                        ScrapeError::NotText | ScrapeError::NoLoad(_) => self.count_extract_error(),
+                    }
                     if !failing {
-                        tracing::warn!(endpoint = %endpoint.endpoint.address, %error,
+                        tracing::warn!(endpoint = %address, %error,
                             "metrics can't be read: the endpoint scores below every one whose metrics are fresh");
                     }
                     failing = true;
@@ -113,18 +115,28 @@ impl Scraper {
         }
     }
 
-    async fn fetch(&self, address: &str) -> Result<warmroute_plugin::EndpointMetrics, ScrapeError> {
-        let fetch = async {
-            let uri = format!("http://{address}{}", self.page.path).parse()?;
-            let response = self.client.get(uri).await.map_err(ScrapeError::Connect)?;
-            if response.status() != http::StatusCode::OK {
-                return Err(ScrapeError::Status(response.status()));
-            }
-            let body = Limited::new(response.into_body(), PAGE_LIMIT_BYTES).collect().await;
-            let page = body.map_err(|error| ScrapeError::Body(error.to_string()))?.to_bytes();
-            let text = std::str::from_utf8(&page).map_err(|_| ScrapeError::NotText)?;
-            Ok(read_page(&VLLM, text)?)
-        };
-        tokio::time::timeout(FETCH_DEADLINE, fetch).await.map_err(|_| ScrapeError::Deadline)?
+    fn count_extract_error(&self) {
+        self.metrics.pool.extract_errors.with_label_values(&[SOURCE, EXTRACTOR]).inc();
+    }
+
+    async fn scrape(
+        &self,
+        endpoint: &EndpointState,
+        reader: &PageReader,
+        uri: &Uri,
+    ) -> Result<PageContent, ScrapeError> {
+        let page = self.source.fetch(uri).await?;
+        let text = std::str::from_utf8(&page).map_err(|_| ScrapeError::NotText)?;
+        let previous = endpoint.last_scrape();
+        Ok(reader.read(text, Instant::now(), previous.as_deref())?)
+    }
+}
+
+fn say_missing(address: &str, missing: &[String]) {
+    if missing.is_empty() {
+        tracing::info!(endpoint = %address, "the metrics page has all that is read again");
+    } else {
+        tracing::warn!(endpoint = %address, missing = missing.join(", "),
+            "the metrics page lacks some of what is read: the last values stay, or 0 without any");
     }
 }

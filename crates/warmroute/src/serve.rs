@@ -19,6 +19,7 @@ use crate::discovery::{Discovery, EndpointList, Followers};
 use crate::engine_events::{EngineEvents, EventSettings, Expectations, WITHDRAW_INTERVAL};
 use crate::grpc::{ServingTls, ext_proc_server, ext_proc_service, health_server, listen};
 use crate::metrics::Metrics;
+use crate::objectives::Objectives;
 use crate::picker::Picker;
 use crate::policy::Policy;
 use crate::pool::Pool;
@@ -27,7 +28,7 @@ use crate::prompt::{AdapterNames, PromptReader, Renderer, TokenSource};
 use crate::readiness::Readiness;
 use crate::receipt::ReceiptRing;
 use crate::reload::{ConfigWatch, ReloadStatus};
-use crate::scrape::{MetricsPage, Scraper};
+use crate::scrape::{Extractor, HttpSource, MODELS_INTERVAL, ModelsPoller, Scraper};
 use crate::tasks::{Tasks, VitalEnd};
 
 /// Longest wait for tasks at the end.
@@ -66,6 +67,8 @@ struct Parts {
     events: EngineEvents,
     /// None: the configuration turns scraping off.
     scraper: Option<Scraper>,
+    /// None: the configuration doesn't ask for models.
+    models: Option<ModelsPoller>,
     /// None: endpoints come from the command line.
     discovery: Option<FileDiscoverySpec>,
     expectations: Arc<Expectations>,
@@ -108,13 +111,11 @@ impl Parts {
         let reader = PromptReader::with_source(tokens, adapters, concurrency, options.tokenize_deadline);
         let receipts = Arc::new(ReceiptRing::new(options.decisions_kept));
         let picker = Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone())
+            .with_objectives(Arc::new(Objectives::try_new(&options.inference_objective)?))
             .ignoring_subsets(options.disable_endpoint_subset_filter);
         let service = ext_proc_service(Arc::new(picker), options.max_request_body_bytes);
-        let scraper = config.metrics_source.as_ref().map(|source| {
-            let interval = source.interval.unwrap_or(options.refresh_metrics_interval);
-            let page = MetricsPage { path: source.path.clone(), port: source.port, interval };
-            Scraper::new(page, metrics.clone())
-        });
+        let scraper = scraper(options, config, &metrics)?;
+        let models = models_poller(config, &metrics)?;
         let (readiness, reloads) = (Readiness::default(), Arc::default());
         Ok(Self {
             pool,
@@ -125,6 +126,7 @@ impl Parts {
             index,
             events,
             scraper,
+            models,
             discovery: config.discovery.clone(),
             expectations,
             decider,
@@ -166,8 +168,12 @@ impl Parts {
 
     fn discover(&self, options: &ServeOptions, tasks: &Tasks) -> anyhow::Result<()> {
         let list = EndpointList::load(&options.endpoints, self.discovery.as_ref())?;
-        let followers =
-            Followers { scraper: self.scraper.clone(), events: self.events.clone(), tasks: tasks.clone() };
+        let followers = Followers {
+            scraper: self.scraper.clone(),
+            models: self.models.clone(),
+            events: self.events.clone(),
+            tasks: tasks.clone(),
+        };
         let (readiness, metrics) = (self.readiness.clone(), self.metrics.clone());
         Discovery::new(list, self.pool.clone(), followers, readiness, metrics).start(tasks);
         Ok(())
@@ -197,12 +203,14 @@ impl Parts {
     fn admin(&self, options: &ServeOptions) -> Admin {
         let (pool, metrics, index) = (self.pool.clone(), self.metrics.clone(), self.index.clone());
         let (events, service) = (self.events.clone(), self.service.clone());
+        let decider = self.decider.clone();
         let refresh = move || {
             let stats = index.stats();
             metrics.index.entries.set(stats.entries as i64);
             metrics.events.queue_depth.set(events.queue_depth() as i64);
             let endpoints = pool.snapshot().states.len() as i64;
             metrics.pool.endpoints.with_label_values(&[&pool.name]).set(endpoints);
+            metrics.admission.observe(&pool.name, decider.saturation(None));
             let counters = service.counters();
             metrics.streams.open.set(counters.open_streams as i64);
             metrics.streams.lease_blind.set(counters.lease_blind_ends as i64);
@@ -248,6 +256,25 @@ fn event_settings(options: &ServeOptions, config: &CheckedConfig) -> EventSettin
         // Nobody asks for prefix matches, so engines aren't followed.
         None => EventSettings { port: 0, topic_filter: String::new(), shards: 1 },
     }
+}
+
+/// What scrapes metrics, if the configuration wants that.
+fn scraper(
+    options: &ServeOptions,
+    config: &CheckedConfig,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Option<Scraper>> {
+    let Some(spec) = &config.metrics_source else { return Ok(None) };
+    let source = HttpSource::try_new(spec).with_context(|| spec.name.clone())?;
+    let interval = spec.interval.unwrap_or(options.refresh_metrics_interval);
+    Ok(Some(Scraper::new(source, interval, Extractor::new(&config.metrics_extractor), metrics.clone())))
+}
+
+/// What asks endpoints for their models, if the configuration wants that.
+fn models_poller(config: &CheckedConfig, metrics: &Arc<Metrics>) -> anyhow::Result<Option<ModelsPoller>> {
+    let Some(spec) = &config.models_source else { return Ok(None) };
+    let source = HttpSource::try_new(spec).with_context(|| spec.name.clone())?;
+    Ok(Some(ModelsPoller::new(source, spec.interval.unwrap_or(MODELS_INTERVAL), metrics.clone())))
 }
 
 /// Waits for a signal or for the end of a vital task, then drains and stops.

@@ -9,7 +9,9 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{
 use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 
-use crate::{DESTINATION_HEADER, DROPPED_REASON_HEADER, HeaderList, Picked, ROUTING_HEADERS, Refusal};
+use crate::{
+    CONTROL_HEADERS, DESTINATION_HEADER, DROPPED_REASON_HEADER, HeaderList, Picked, ROUTING_HEADERS, Refusal,
+};
 
 /// The namespace of dynamic metadata in which load balancers look for the destination.
 const LB_NAMESPACE: &str = "envoy.lb";
@@ -43,6 +45,15 @@ impl Answer {
                 remove_headers.push(name.to_owned());
             }
         }
+        if let Some(headers) = headers {
+            let sent = headers.iter().map(|(name, _)| name).filter(|name| is_control_header(name));
+            for name in sent {
+                let is_set = picked.set_headers.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
+                if !is_set && !remove_headers.iter().any(|removed| removed.eq_ignore_ascii_case(name)) {
+                    remove_headers.push(name.to_owned());
+                }
+            }
+        }
         set_headers.extend(
             std::mem::take(&mut picked.set_headers).into_iter().map(|(name, value)| set_header(name, value)),
         );
@@ -52,6 +63,12 @@ impl Answer {
     pub(super) fn set(&mut self, name: &str, value: String) {
         self.mutation.set_headers.push(set_header(name, value));
     }
+}
+
+/// Nearly all headers are told apart by their first characters.
+fn is_control_header(name: &str) -> bool {
+    let begins_so = name.as_bytes().get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"x-"));
+    begins_so && CONTROL_HEADERS.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// `{"envoy.lb": {"x-gateway-destination-endpoint": destination}}`

@@ -507,6 +507,11 @@ fn client_sent_routing_headers_go_and_others_stay_untouched() {
         ("X-Prefiller-Host-Port", "10.9.9.9:1"),
         ("x-encoder-hosts-ports", "10.9.9.9:1"),
         ("x-data-parallel-host-port", "10.9.9.9:1"),
+        ("x-llm-d-inference-objective", "batch"),
+        ("X-Gateway-Inference-Fairness-Id", "me"),
+        ("X-Gateway-Inference-Fairness-Id", "and me"),
+        ("x-slo-ttft-ms", "5"),
+        ("x-slo-limit", "for the engine"),
         ("x-dup", "1"),
         ("x-dup", "2"),
         ("x-request-id", ""),
@@ -535,7 +540,9 @@ fn client_sent_routing_headers_go_and_others_stay_untouched() {
     ];
     assert_eq!(set, want.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let removed = &common.header_mutation.as_ref().unwrap().remove_headers;
-    assert_eq!(*removed, ["x-secret", "x-prefiller-host-port", "x-data-parallel-host-port"]);
+    let routing = ["x-secret", "x-prefiller-host-port", "x-data-parallel-host-port"];
+    let control = ["x-llm-d-inference-objective", "X-Gateway-Inference-Fairness-Id", "x-slo-ttft-ms"];
+    assert_eq!(*removed, [routing, control].concat());
 }
 
 #[test]

@@ -7,10 +7,10 @@ use warmroute_kv_index::{EngineSlot, KvIndex, LookupScratch, Match, predicted_ca
 use warmroute_plugin::{
     AdapterState, Candidates, ColumnMismatch, Endpoint, InFlight, MetricsState, PrefixMatch,
 };
-use warmroute_scheduler::Scheduler;
 
 use crate::metrics::Metrics;
-use crate::pool::PoolSnapshot;
+use crate::policy::Policy;
+use crate::pool::{EndpointState, PoolSnapshot};
 use crate::prompt::PromptKeys;
 
 /// One value per row, in the order of the pool's rows that take part.
@@ -137,14 +137,21 @@ impl Signals {
         }
     }
 
-    /// Fills the columns that plugins asked for beside prefix matches.
-    pub(super) fn read_attributes(&mut self, scheduler: &Scheduler) {
-        let rows = self.rows.len();
+    /// Fills the columns that plugins asked for beside prefix matches. Where metrics aren't fresh nothing is known.
+    pub(super) fn read_attributes(&mut self, snapshot: &PoolSnapshot, policy: &Policy, model: &str) {
+        let fresh = || {
+            let rows = self.rows.iter().zip(&self.metrics);
+            rows.map(|(row, state)| state.fresh().map(|_| &snapshot.states[*row as usize]))
+        };
         self.attributes.clear();
-        self.attributes.resize(rows * scheduler.attributes().len(), None);
+        for attribute in &policy.attributes {
+            self.attributes
+                .extend(fresh().map(|state| state?.of_scrape(|scrape| attribute.of(scrape)).flatten()));
+        }
         self.adapters.clear();
-        if scheduler.reads_adapters() {
-            self.adapters.resize(rows, AdapterState::Unknown);
+        if policy.scheduler.reads_adapters() {
+            let state_of = |state: Option<&Arc<EndpointState>>| state.map(|state| state.adapter_state(model));
+            self.adapters.extend(fresh().map(|state| state_of(state).unwrap_or_default()));
         }
     }
 

@@ -61,7 +61,7 @@ impl Fixture {
         let settings = EventSettings { port: 0, topic_filter: String::new(), shards: 1 };
         let adapters = Arc::new(AdapterNames::default());
         let events = EngineEvents::try_new(index, settings, self.metrics.clone(), &adapters).unwrap();
-        let followers = Followers { scraper: None, events, tasks: self.tasks.clone() };
+        let followers = Followers { scraper: None, models: None, events, tasks: self.tasks.clone() };
         let (readiness, metrics) = (self.readiness.clone(), self.metrics.clone());
         let mut discovery = Discovery::new(list, self.pool.clone(), followers, readiness, metrics);
         discovery.file_interval = FAST;

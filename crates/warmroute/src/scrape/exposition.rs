@@ -1,89 +1,91 @@
-//! Reads the few values that picking needs out of an engine's Prometheus text page.
+//! The Prometheus text format: series of wanted metrics, and their labels.
 //!
 //! A vLLM page has 50 to 70 KB and hundreds of series, and is fetched many times a second from every engine, so the
-//! page is walked line by line and only lines of a wanted family are looked at.
+//! page is walked once, line by line, and a line of another metric is left after a look at one byte of its name.
+//! Source of the format: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 
-use warmroute_plugin::EndpointMetrics;
+use std::borrow::Cow;
 
-/// Names of the wanted families for one kind of engine.
+/// Most metrics that one table can find.
+pub(super) const MAX_NAMES: usize = 64;
+
+/// Finds lines of some metrics.
+#[derive(Debug)]
+pub(super) struct NameTable {
+    /// What all names begin with.
+    prefix: String,
+    /// The rest of each name.
+    rests: Vec<String>,
+    /// By the byte after the prefix: which names it can be, one bit each.
+    by_byte: Box<[u64; 256]>,
+}
+
+impl NameTable {
+    /// A table of these names, all different; of more than [`MAX_NAMES`] the first.
+    pub(super) fn new(names: &[String]) -> Self {
+        let names = &names[..names.len().min(MAX_NAMES)];
+        let first = names.first().map_or("", String::as_str);
+        let common = |name: &String| first.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+        // Names are ASCII, so that every position is a boundary.
+        let prefix = &first[..names.iter().map(common).min().unwrap_or(0)];
+        let mut by_byte = Box::new([0; 256]);
+        for (at, name) in names.iter().enumerate() {
+            match name.as_bytes().get(prefix.len()) {
+                Some(byte) => by_byte[usize::from(*byte)] |= 1 << at,
+                // The name ends here: labels or a value follow.
+                None => b"{ \t".iter().for_each(|byte| by_byte[usize::from(*byte)] |= 1 << at),
+            }
+        }
+        let rests = names.iter().map(|name| name[prefix.len()..].to_owned()).collect();
+        Self { prefix: prefix.to_owned(), rests, by_byte }
+    }
+
+    /// The number of the name and the readable sample, if the line is one of a wanted metric. A value that isn't a
+    /// finite number is no sample.
+    pub(super) fn sample_of<'a>(&self, line: &'a str) -> Option<(usize, Sample<'a>)> {
+        let rest = line.strip_prefix(self.prefix.as_str())?;
+        let mut possible = self.by_byte[usize::from(*rest.as_bytes().first()?)];
+        while possible != 0 {
+            let at = possible.trailing_zeros() as usize;
+            possible &= possible - 1;
+            if let Some(rest) = self.rests.get(at).and_then(|name| rest.strip_prefix(name.as_str()))
+                && rest.starts_with(['{', ' ', '\t'])
+            {
+                return Sample::read(rest).map(|sample| (at, sample));
+            }
+        }
+        None
+    }
+}
+
+/// One series at one moment.
 #[derive(Clone, Copy, Debug)]
-pub struct MetricNames {
-    /// Gauge: requests that wait in the engine's queue.
-    pub waiting: &'static str,
-    /// Gauge: requests that run.
-    pub running: &'static str,
-    /// Gauge, 0 to 1: share of the KV cache in use.
-    pub kv_cache_utilization: &'static str,
-    /// Info gauge whose labels `block_size` and `num_gpu_blocks` describe the cache.
-    pub cache_config: &'static str,
+pub(super) struct Sample<'a> {
+    /// What stands between the braces.
+    pub(super) labels: &'a str,
+    /// Finite.
+    pub(super) value: f64,
+    /// In milliseconds; none is before every one.
+    pub(super) timestamp: f64,
 }
 
-/// vLLM's names (0.10 and later).
-pub const VLLM: MetricNames = MetricNames {
-    waiting: "vllm:num_requests_waiting",
-    running: "vllm:num_requests_running",
-    kv_cache_utilization: "vllm:kv_cache_usage_perc",
-    cache_config: "vllm:cache_config_info",
-};
-
-/// A page without any of the three load values.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the page has no sample of {missing}")]
-pub struct MissingMetric {
-    /// The first wanted family without a readable sample.
-    pub missing: &'static str,
-}
-
-/// Reads one page. If a family has several series the first one counts, as at the llm-d Router EPP.
-///
-/// # Errors
-/// One of the three load values has no readable sample. Cache configuration is optional.
-pub fn read_page(names: &MetricNames, page: &str) -> Result<EndpointMetrics, MissingMetric> {
-    let (mut waiting, mut running, mut kv, mut cache) = (None, None, None, None);
-    for line in page.lines() {
-        if line.starts_with('#') {
-            continue;
-        }
-        if let Some(sample) = sample_of(line, names.waiting) {
-            waiting = waiting.or(sample.value);
-        } else if let Some(sample) = sample_of(line, names.running) {
-            running = running.or(sample.value);
-        } else if let Some(sample) = sample_of(line, names.kv_cache_utilization) {
-            kv = kv.or(sample.value);
-        } else if cache.is_none()
-            && let Some(sample) = sample_of(line, names.cache_config)
-        {
-            cache = Some(sample.labels);
-        }
+impl<'a> Sample<'a> {
+    /// `{labels} value [timestamp]`, labels if there are any.
+    fn read(text: &'a str) -> Option<Self> {
+        let (labels, rest) = match text.strip_prefix('{') {
+            Some(rest) => rest.split_at(end_of_labels(rest)?),
+            None => ("", text),
+        };
+        let mut words = rest.trim_start_matches('}').split_ascii_whitespace();
+        let value = words.next()?.parse().ok().filter(|value: &f64| value.is_finite())?;
+        let timestamp = words.next().and_then(|word| word.parse().ok()).filter(|time: &f64| time.is_finite());
+        Some(Self { labels, value, timestamp: timestamp.unwrap_or(f64::NEG_INFINITY) })
     }
-    let mut metrics = EndpointMetrics::default();
-    metrics.waiting_requests = as_count(waiting.ok_or(MissingMetric { missing: names.waiting })?);
-    metrics.running_requests = as_count(running.ok_or(MissingMetric { missing: names.running })?);
-    metrics.kv_cache_utilization =
-        kv.ok_or(MissingMetric { missing: names.kv_cache_utilization })?.clamp(0.0, 1.0);
-    if let Some(labels) = cache {
-        metrics.block_size_tokens = label(labels, "block_size").and_then(|v| v.parse().ok()).unwrap_or(0);
-        metrics.num_gpu_blocks = label(labels, "num_gpu_blocks").and_then(|v| v.parse().ok()).unwrap_or(0);
+
+    /// The value of a label, as it is written: with escapes.
+    pub(super) fn label(&self, name: &str) -> Option<&'a str> {
+        labels(self.labels).find(|(label, _)| *label == name).map(|(_, value)| value)
     }
-    Ok(metrics)
-}
-
-struct Sample<'a> {
-    labels: &'a str,
-    /// None: not a number, or not finite.
-    value: Option<f64>,
-}
-
-/// `name{labels} value [timestamp]` or `name value [timestamp]`; None if the line is of another family.
-fn sample_of<'a>(line: &'a str, name: &str) -> Option<Sample<'a>> {
-    let rest = line.strip_prefix(name)?;
-    let (labels, rest) = match rest.strip_prefix('{') {
-        Some(rest) => rest.split_at(end_of_labels(rest)?),
-        None if rest.starts_with([' ', '\t']) => ("", rest),
-        None => return None,
-    };
-    let value = rest.trim_start_matches('}').split_ascii_whitespace().next()?;
-    Some(Sample { labels, value: value.parse().ok().filter(|v: &f64| v.is_finite()) })
 }
 
 /// Position of the closing brace; braces inside quoted label values don't count.
@@ -101,71 +103,88 @@ fn end_of_labels(text: &str) -> Option<usize> {
     None
 }
 
-/// The value of a label whose value has no escapes (numbers and names here).
-fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
-    let mut from = 0;
-    while let Some(at) = labels[from..].find(name) {
-        let start = from + at;
-        let standing_alone = start == 0 || matches!(labels.as_bytes()[start - 1], b',' | b' ');
-        if standing_alone && let Some(value) = labels[start + name.len()..].strip_prefix("=\"") {
-            return value.split('"').next();
-        }
-        from = start + name.len();
-    }
-    None
+/// The labels with their values as written; ends at what is none.
+fn labels(mut text: &str) -> impl Iterator<Item = (&str, &str)> {
+    std::iter::from_fn(move || {
+        let (name, rest) = text.split_once("=\"")?;
+        let mut escaped = false;
+        let end = rest.bytes().position(|byte| {
+            let ends = byte == b'"' && !escaped;
+            escaped = byte == b'\\' && !escaped;
+            ends
+        })?;
+        text = &rest[end + 1..];
+        Some((name.trim_start_matches([',', ' ']), &rest[..end]))
+    })
 }
 
-fn as_count(value: f64) -> u32 {
-    // Saturating by definition of `as`; negative values become 0.
-    value as u32
+/// The value of a label without its escapes.
+pub(super) fn unescaped(value: &str) -> Cow<'_, str> {
+    if !value.contains('\\') {
+        return Cow::Borrowed(value);
+    }
+    let mut text = String::with_capacity(value.len());
+    let mut escaped = false;
+    for c in value.chars() {
+        match c {
+            '\\' if !escaped => {
+                escaped = true;
+                continue;
+            }
+            'n' if escaped => text.push('\n'),
+            c => text.push(c),
+        }
+        escaped = false;
+    }
+    Cow::Owned(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn recorded(name: &str) -> String {
-        let path = format!("{}/../../tests/data/vllm/metrics/{name}", env!("CARGO_MANIFEST_DIR"));
-        std::fs::read_to_string(path).unwrap()
+    fn found(names: &[&str], line: &str) -> Option<(usize, f64)> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        NameTable::new(&names).sample_of(line).map(|(at, sample)| (at, sample.value))
     }
 
     #[test]
-    fn reads_a_recorded_page_under_load() {
-        let metrics = read_page(&VLLM, &recorded("vllm-metrics-load-1.txt")).unwrap();
-        assert_eq!((metrics.running_requests, metrics.waiting_requests), (4, 8));
-        assert!(metrics.kv_cache_utilization > 0.0 && metrics.kv_cache_utilization < 1.0);
-        assert_eq!(metrics.block_size_tokens, 32);
-        assert_eq!(metrics.num_gpu_blocks, 32);
+    fn lines_are_found_by_their_whole_name() {
+        let names = ["v:ab", "v:abc", "v:b"];
+        for (line, expected) in [
+            ("v:ab 1", Some((0, 1.0))),
+            ("v:ab{x=\"y\"} 2", Some((0, 2.0))),
+            ("v:abc\t3 1700000000", Some((1, 3.0))),
+            ("v:b{} 4", Some((2, 4.0))),
+            ("v:bc 5", None),
+            ("v:a 6", None),
+            ("v: 7", None),
+            ("v:", None),
+            ("", None),
+            ("# v:ab 8", None),
+            ("v:ab NaN", None),
+            ("v:ab +Inf", None),
+            ("v:ab", None),
+            ("v:ab{x=\"y\" 9", None),
+            ("v:ab{x=\"}\\\"\"} 10", Some((0, 10.0))),
+        ] {
+            assert_eq!(found(&names, line), expected, "{line}");
+        }
+        // One name is the beginning of the others, or there is none.
+        assert_eq!(found(&["ab", "abc"], "ab 1"), Some((0, 1.0)));
+        assert_eq!(found(&["ab", "abc"], "abc{} 1"), Some((1, 1.0)));
+        assert_eq!(found(&["ab"], "ab{} 1"), Some((0, 1.0)));
+        assert_eq!(found(&[], "ab 1"), None);
     }
 
     #[test]
-    fn reads_a_recorded_idle_page() {
-        let metrics = read_page(&VLLM, &recorded("vllm-metrics-idle.txt")).unwrap();
-        assert_eq!((metrics.running_requests, metrics.waiting_requests), (0, 0));
-        assert_eq!(metrics.kv_cache_utilization, 0.0);
-    }
-
-    #[test]
-    fn names_what_is_missing() {
-        let error = read_page(&VLLM, "vllm:num_requests_waiting 1\n").unwrap_err();
-        assert_eq!(error.missing, "vllm:num_requests_running");
-    }
-
-    #[test]
-    fn longer_names_not_numbers_and_odd_labels_are_no_samples() {
-        let page = "vllm:num_requests_waiting_total 7\n\
-                    vllm:num_requests_waiting{a=\"}\\\"\"} NaN\n\
-                    vllm:num_requests_waiting{a=\"b\"} 3 1700000000\n\
-                    vllm:num_requests_running 2.0\nvllm:kv_cache_usage_perc 1.5\n";
-        let metrics = read_page(&VLLM, page).unwrap();
-        assert_eq!((metrics.waiting_requests, metrics.running_requests), (3, 2));
-        assert_eq!(metrics.kv_cache_utilization, 1.0);
-    }
-
-    #[test]
-    fn label_names_match_whole() {
-        let labels = "effective_block_size=\"8\",block_size=\"16\"";
-        assert_eq!(label(labels, "block_size"), Some("16"));
-        assert_eq!(label(labels, "size"), None);
+    fn labels_are_told_from_what_stands_in_values() {
+        let line = "m{a=\"x,size=\", effective_size=\"8\",size=\"16\",odd=\"\\\\\\\"\\n\",} 1 5";
+        let (_, sample) = NameTable::new(&["m".to_owned()]).sample_of(line).unwrap();
+        assert_eq!(sample.label("size"), Some("16"));
+        assert_eq!(sample.label("a"), Some("x,size="));
+        assert_eq!(sample.label("b"), None);
+        assert_eq!(sample.label("odd").map(unescaped).unwrap(), "\\\"\n");
+        assert_eq!(sample.timestamp, 5.0);
     }
 }

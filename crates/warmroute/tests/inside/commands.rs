@@ -109,6 +109,8 @@ fn seven_mistakes_are_named_with_their_lines() {
     assert!(text.contains("4 | - type: quue-scorer\n  |         ^\n  hint: did you mean"), "{text}");
     assert!(text.ends_with(&format!("{path}: 7 mistakes\n")), "{text}");
     assert!(output.stderr.is_empty());
+    let docs = include_str!("../../../../docs/operations.md");
+    assert!(docs.contains(&text.replace(path, "epp.yaml")), "docs/operations.md shows this output");
 
     let output = warmroute(&["check", path, "--json"]);
     assert_eq!(output.status.code(), Some(1));
@@ -127,7 +129,15 @@ fn a_good_file_is_ok_and_an_unreadable_one_is_neither() {
     files.write("tokenizer.json", TINY_TOKENIZER);
     files.write("tokenizer_config.json", "{}");
     let output = warmroute(&["check", path, "--tokenizer", files.0.path().to_str().unwrap()]);
-    assert_eq!((output.status.code(), out(&output)), (Some(0), format!("{path}: ok\n")));
+    assert_eq!(output.status.code(), Some(0));
+    let flow = "who reads what:
+  queue-scorer                 metrics of metrics-data-source, by /metrics of every engine
+  kv-cache-utilization-scorer  metrics of metrics-data-source, by /metrics of every engine
+  prefix-cache-scorer          prefix matches of precise-prefix-cache-producer, by KV events of every engine at \
+                --kv-events-port and token ids by --tokenizer
+  utilization-detector         metrics of metrics-data-source, by /metrics of every engine
+";
+    assert_eq!(out(&output), format!("{path}: ok\n\n{flow}"));
 
     let output = warmroute(&["check", path, "--tokenizer", "/no/such/folder"]);
     assert_eq!(output.status.code(), Some(1));
@@ -288,6 +298,8 @@ fn scorers_that_see_nothing_are_noticed() {
                      schedulingProfiles:\n- name: p\n  plugins:\n  - pluginRef: queue-scorer\n  \
                      - pluginRef: kv-cache-utilization-scorer\n";
     let unscraped = notices(unscraped);
+    let unseen = "null: utilization-detector tells by metrics how full the pool is";
+    assert!(unscraped.iter().any(|notice| notice.starts_with(unseen)), "{unscraped:?}");
     let tie = "8: profile p has scorers that can only tie (queue-scorer: no metrics are scraped; \
                kv-cache-utilization-scorer: no metrics are scraped)";
     assert!(unscraped.iter().any(|notice| notice == tie), "{unscraped:?}");
@@ -333,13 +345,19 @@ fn linked_plugins_are_listed_with_their_defaults() {
     let table = out(&output);
     assert_eq!(table, PluginList::new(&registry()).table());
     assert!(
-        table.lines().any(|l| l.starts_with("queue-scorer ") && l.contains("  scorer  prefers")),
+        table
+            .lines()
+            .any(|l| l.starts_with("queue-scorer ") && l.contains("  scorer ") && l.contains("  prefers")),
         "{table}"
     );
     assert!(table.contains("\n    matchLengthScaleTokens = 8192.0\n"), "{table}");
     let output = warmroute(&["plugins", "--json"]);
     let list: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(list.as_array().unwrap().len(), registry().types().len());
+    let host = warmroute_config::host_parts();
+    assert_eq!(list.as_array().unwrap().len(), registry().types().len() + host.len());
+    assert!(table.contains("\nmetrics-data-source  "), "{table}");
+    assert!(table.contains("\n    speculativeTTL = \"2s\"\n"), "{table}");
+    assert!(table.contains("\n    vllm.timeout = \"5s\"\n    vllm.mmTimeout = \"30s\"\n"), "{table}");
     let picker = list.as_array().unwrap().iter().find(|p| p["type"] == "max-score-picker").unwrap();
     assert_eq!(picker["kind"], "picker");
     let parameter = json!({"name": "maxNumOfEndpoints", "required": false, "default": 1});

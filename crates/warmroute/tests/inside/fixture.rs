@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use warmroute::decision::Decider;
 use warmroute::engine_events::Expectations;
 use warmroute::metrics::Metrics;
+use warmroute::objectives::{Objectives, objective_arg};
 use warmroute::picker::Picker;
 use warmroute::policy::Policy;
 use warmroute::pool::{EndpointSpec, Pool};
@@ -120,7 +121,10 @@ impl Fixture {
         ));
         let reader =
             PromptReader::with_source(tokens, Arc::new(AdapterNames::default()), 2, Duration::from_secs(5));
-        let picker = Arc::new(Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone()));
+        let objectives = ["batch=-1", "chat=3"].map(|text| objective_arg(text).unwrap());
+        let objectives = Arc::new(Objectives::try_new(&objectives).unwrap());
+        let picker = Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone());
+        let picker = Arc::new(picker.with_objectives(objectives));
         pool.update(&(0..endpoints).map(spec).collect::<Vec<_>>());
         let snapshot = pool.snapshot();
         let engines = snapshot.states.iter().map(|state| {
@@ -186,6 +190,15 @@ impl Fixture {
             assert_eq!(state.load.in_flight(), InFlight::default(), "{}", state.endpoint.address);
         }
     }
+}
+
+/// A completion request with more headers.
+pub(crate) fn completion_with(headers: &[(&str, &str)], subset: Option<Vec<String>>) -> HttpRequest {
+    let path = [(":method", "POST"), (":path", "/v1/completions")];
+    let headers = HeaderList::from_pairs(path.into_iter().chain(headers.iter().copied()));
+    let mut request = HttpRequest::new(headers, "{\"model\":\"m\",\"prompt\":[1,2,3]}");
+    request.subset = subset;
+    request
 }
 
 /// A completion request with a token-id prompt.

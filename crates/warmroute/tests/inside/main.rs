@@ -4,8 +4,10 @@
 
 mod commands;
 mod compatibility;
+mod engines;
 mod fixture;
 mod leases;
+mod overload;
 mod parsing;
 mod picking;
 mod reload;

@@ -70,6 +70,27 @@ async fn the_index_survives_a_change_of_weights() {
     assert_eq!(fixture.receipts.find("last").unwrap().candidates[0].scores[0].weight, 5.0);
 }
 
+#[tokio::test]
+async fn what_is_read_of_engines_stays_until_a_restart_but_its_name_may_change() {
+    let fixture = Fixture::new(ACTIVE_REQUESTS, 1);
+    let (watch, status) = watch(&fixture, Path::new("config.yaml"));
+    let mut running = read_config(&options(ACTIVE_REQUESTS), &watch.registry).unwrap();
+    let with = |plugin: &str| {
+        ACTIVE_REQUESTS.replace("plugins:\n- type: active", &format!("plugins:\n{plugin}\n- type: active"))
+    };
+    for (plugin, part) in [
+        ("- {type: core-metrics-extractor, parameters: {defaultEngine: sglang}}", "core-metrics-extractor"),
+        ("- {type: metrics-data-source, parameters: {scheme: https}}", "metrics-data-source"),
+    ] {
+        watch.change(&mut running, with(plugin).as_bytes());
+        let refusal = status.lock().refusal.clone().unwrap();
+        assert!(refusal.contains(part) && refusal.contains("restart"), "{refusal}");
+    }
+    watch.change(&mut running, with("- {type: core-metrics-extractor, name: other}").as_bytes());
+    let status = status.lock().clone();
+    assert_eq!((status.taken, status.refused, status.refusal), (1, 2, None));
+}
+
 /// A ConfigMap is updated by swapping a symbolic link, under which the file's own name never changes.
 #[tokio::test]
 async fn a_swapped_link_is_a_change_and_requests_go_on_throughout() {

@@ -126,7 +126,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["probabilistic-admitter"],
             why: "Requests are not turned away at random.",
         },
-        until: &["utilization-detector: parameters"],
+        until: &[],
     },
     Row {
         file: "deploy/10-sim-e-p-d-epp-config.yaml",
@@ -171,7 +171,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["dcgm-data-source", "dcgm-extractor"],
             why: "GPU metrics are not scraped.",
         },
-        until: &["endpoint-attribute-filter", "endpoint-attribute-scorer"],
+        until: &[],
     },
     Row {
         file: "deploy/14-sim-epp-kvcache-config.yaml",

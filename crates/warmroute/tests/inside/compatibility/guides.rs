@@ -17,7 +17,7 @@ pub(super) const ROWS: &[Row] = &[
         file: "guides/02-optimized-baseline-trtllm.yaml",
         peer: "optimized-baseline/router/optimized-baseline-trtllm.values.yaml @2ad7f919",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Unified, decisions: OPTIMIZED_BASELINE },
-        until: &["core-metrics-extractor: defaultEngine"],
+        until: &[],
     },
     Row {
         file: "guides/03-precise-prefix-cache-routing.yaml",
@@ -44,7 +44,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["kvEventsConfig.engineType"],
             why: "KV events of SGLang are not read yet.",
         },
-        until: &["core-metrics-extractor: defaultEngine"],
+        until: &[],
     },
     Row {
         file: "guides/06-pd-disaggregation.yaml",
@@ -68,7 +68,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["flowControl", "round-robin-fairness-policy"],
             why: "Requests are not queued yet.",
         },
-        until: &["concurrency-detector"],
+        until: &[],
     },
     Row {
         file: "guides/09-wide-ep-lws.yaml",
@@ -254,7 +254,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["flowControl", "program-aware-fairness", "agent-identity"],
             why: "Requests are not queued yet.",
         },
-        until: &["concurrency-detector"],
+        until: &[],
     },
     Row {
         file: "guides/25-agentic-serving-tpu-disagg.yaml",
@@ -269,7 +269,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["flowControl", "round-robin-fairness-policy"],
             why: "Requests are not queued yet.",
         },
-        until: &["concurrency-detector"],
+        until: &[],
     },
     Row {
         file: "guides/27-batch-flow-control-holdback.yaml",
@@ -278,7 +278,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["flowControl", "round-robin-fairness-policy", "priority-holdback-policy"],
             why: "Requests are not queued yet.",
         },
-        until: &["concurrency-detector"],
+        until: &[],
     },
     Row {
         file: "guides/28-context-length-aware-pd.yaml",

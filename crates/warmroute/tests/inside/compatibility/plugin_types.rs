@@ -180,6 +180,18 @@ const DIFFERS: &[(&str, &str)] = &[
         "prefix-based-pd-decider",
         "Reads what the decode profile reads, or the producer that `prefixMatchInfoProducerName` names.",
     ),
+    (
+        "core-metrics-extractor",
+        "Series of data-parallel ranks are combined (`rankSeries: first` as there); a page without any load metric of \
+         its engine is a failed scrape.",
+    ),
+    (
+        "models-data-source",
+        "Asks every 5 s unless `interval` says otherwise; what it lists counts for LoRA affinity.",
+    ),
+    ("endpoint-attribute-filter", "An attribute that nothing makes is refused; stale metrics give none."),
+    ("endpoint-attribute-scorer", "An attribute that nothing makes is refused; stale metrics give none."),
+    ("lora-affinity-scorer", "An endpoint whose metrics aren't fresh scores 0."),
     ("file-discovery", "Strict; IPv6 and DNS names are taken too."),
 ];
 
@@ -201,12 +213,8 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("token-producer", "modelName: m, vllm: {url: \"https://localhost:8000\"}"),
     ("token-producer", "estimate: {image: {mode: static, static: {staticToken: 256}}}"),
     ("token-producer", "udsTokenizerConfig: {}"),
-    ("metrics-data-source", "scheme: https"),
-    ("core-metrics-extractor", "defaultEngine: sglang"),
-    ("core-metrics-extractor", "engineConfigs: [{name: own, queuedRequestsSpec: waiting}]"),
     ("inflight-load-producer", "addEstimatedOutputTokens: true"),
     ("inflight-load-producer", "prefixMatchInfoProducerName: precise-prefix-cache-producer"),
-    ("utilization-detector", "queueDepthThreshold: 10"),
     ("static-usage-limit-policy", "threshold: 0.9"),
     ("active-request-scorer", "inFlightLoadProducerName: another"),
 ];

@@ -75,8 +75,6 @@ pub(super) const PHRASES: &[(&str, &str)] = &[
     ("kvEventsConfig.zmqEndpoint", "zmqEndpoint"),
     ("kvEventsConfig.engineType", "engineType"),
     ("indexerConfig.kvCacheBackendConfigs", "weights of cache tiers"),
-    ("core-metrics-extractor: defaultEngine", "the metric names of engine"),
-    ("utilization-detector: parameters", "utilization-detector has no field"),
     ("ttftSource: latencyPredictor", "there is no latency predictor"),
     ("context-length-aware: enableFiltering", "enableFiltering"),
     ("maxTokensInFlightPenalty", "unknown field `maxTokensInFlightPenalty`"),

@@ -123,7 +123,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["flowControl", "round-robin-fairness-policy"],
             why: "Requests are not queued yet.",
         },
-        until: &["concurrency-detector"],
+        until: &[],
     },
     Row {
         file: "well-known/07-predicted-latency-slo.yaml",
