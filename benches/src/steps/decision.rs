@@ -1,6 +1,8 @@
 //! One decision over a table of endpoints: prefix, queue and KV-cache scorers, the best total wins.
 
 use std::hint::black_box;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use serde_json::json;
@@ -25,6 +27,11 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> anyhow::Result<()> {
             let decided = scheduler.decide(black_box(&request), black_box(&candidates), &mut scratch);
             let _ = black_box(decided.map(|decision| decision.table_row()));
         });
+        let mut timed = Scratch::timed(clock);
+        let with_times = cpu_ns_per_call(effort, || {
+            let decided = scheduler.decide(black_box(&request), black_box(&candidates), &mut timed);
+            let _ = black_box(decided.map(|decision| decision.primary().plugin_times().count()));
+        });
         let scaled = |by: f64| Spread { median: cost.median / by, low: cost.low / by, high: cost.high / by };
         report.figure(format!("decision/{endpoints}_endpoints"), scaled(1000.0), "us");
         report.figure(
@@ -32,8 +39,26 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> anyhow::Result<()> {
             scaled(f64::from(endpoints)),
             "ns/endpoint",
         );
+        // What `llm_d_epp_plugin_duration_seconds` costs in the scheduler.
+        let share = |with: f64, without: f64| 100.0 * (with / without - 1.0);
+        report.figure(
+            format!("decision/{endpoints}_endpoints_timing_plugins"),
+            Spread {
+                median: share(with_times.median, cost.median),
+                low: share(with_times.low, cost.low),
+                high: share(with_times.high, cost.high),
+            },
+            "% more",
+        );
     }
     Ok(())
+}
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// As the picker lends it.
+fn clock() -> Duration {
+    START.elapsed()
 }
 
 fn scheduler() -> anyhow::Result<Scheduler> {

@@ -1,4 +1,5 @@
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -26,6 +27,12 @@ pub trait EndpointPicker: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Picked<Self::Lease>, Refusal>> + Send {
         drop(request);
         std::future::ready(Err(Refusal::inner_failure()))
+    }
+
+    /// A stream is over, with or without a pick: how long it was open, and its gRPC status by its
+    /// name (`OK`, `Canceled`, `Internal`, …). Called once per stream; must be short.
+    fn stream_ended(&self, open_for: Duration, status: &'static str) {
+        let _ = (open_for, status);
     }
 }
 

@@ -31,6 +31,7 @@ pub struct ProcessStream<P: EndpointPicker, S> {
     idle: IdleTimer,
     drain: DrainWatch,
     lease_watch: (LeaseWatch, Instant),
+    opened_at: Instant,
     is_broken: bool,
     is_over: bool,
     /// Last, so that the stream counts as open until its lease is dropped.
@@ -69,6 +70,7 @@ where
             idle: IdleTimer::Off,
             drain: DrainWatch::NotAsked,
             lease_watch: (LeaseWatch::Unwatched, now),
+            opened_at: now,
             is_broken: false,
             is_over: false,
             _open: shared.drain.open_stream(),
@@ -88,12 +90,13 @@ where
                     Action::PickByLoad(request) => self.start_pick_by_load(request),
                     Action::AbandonPick => self.pick = None,
                     Action::Close(end) => {
-                        self.finish(end);
+                        self.finish(end, "OK");
                         return Poll::Ready(None);
                     }
                     Action::Abort(end) => {
-                        self.finish(end);
-                        return Poll::Ready(Some(Err(abort_status(end))));
+                        let status = abort_status(end);
+                        self.finish(end, status_name(status.code()));
+                        return Poll::Ready(Some(Err(status)));
                     }
                 }
             }
@@ -199,8 +202,9 @@ where
         Counters::add(&self.shared.counters.inner_failures, 1);
         tracing::error!("an ext-proc stream panicked");
         if std::mem::replace(&mut self.is_broken, true) {
-            self.finish(StreamEnd::InnerFailure);
-            return Some(abort_status(StreamEnd::InnerFailure));
+            let status = abort_status(StreamEnd::InnerFailure);
+            self.finish(StreamEnd::InnerFailure, status_name(status.code()));
+            return Some(status);
         }
         self.stream.on_broken();
         None
@@ -216,12 +220,16 @@ impl<P: EndpointPicker, S> ProcessStream<P, S> {
     }
 
     /// Adds up what the stream counted; the lease is dropped already or by the caller.
-    fn finish(&mut self, end: StreamEnd) {
+    fn finish(&mut self, end: StreamEnd, status: &'static str) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
         let counters = &self.shared.counters;
         counters.take_in(self.stream.tally(), self.stream.lease_panics());
+        let (picker, open_for) = (&self.shared.picker, self.opened_at.elapsed());
+        if catch_unwind(AssertUnwindSafe(|| picker.stream_ended(open_for, status))).is_err() {
+            Counters::add(&counters.inner_failures, 1);
+        }
         let by_gateway = matches!(end, StreamEnd::GatewayClosed | StreamEnd::Cancelled);
         let (watch, since) = self.lease_watch;
         if by_gateway && watch != LeaseWatch::Unwatched {
@@ -263,7 +271,7 @@ impl<P: EndpointPicker, S> Drop for ProcessStream<P, S> {
         if catch_unwind(AssertUnwindSafe(|| drop(pick))).is_err() {
             Counters::add(&self.shared.counters.inner_failures, 1);
         }
-        self.finish(StreamEnd::Cancelled);
+        self.finish(StreamEnd::Cancelled, status_name(Code::Cancelled));
     }
 }
 
@@ -288,6 +296,18 @@ impl IdleTimer {
         let is_up = sleep.as_mut().poll(cx).is_ready();
         *self = if is_up { Self::Stale(sleep) } else { Self::Running(sleep) };
         is_up
+    }
+}
+
+/// As Go's gRPC library spells them, for metrics that are read together with the Go picker's.
+fn status_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::Unavailable => "Unavailable",
+        Code::Internal => "Internal",
+        _ => "Unknown",
     }
 }
 

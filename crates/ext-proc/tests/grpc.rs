@@ -362,6 +362,40 @@ async fn a_panic_in_the_stream_itself_ends_with_ok_only_where_that_is_harmless()
     }
 }
 
+/// Notes how streams end.
+#[derive(Default)]
+struct EndNotes(std::sync::Mutex<Vec<&'static str>>);
+
+impl EndpointPicker for EndNotes {
+    type Lease = ();
+
+    async fn pick(&self, _: HttpRequest) -> Result<Picked<()>, Refusal> {
+        Ok(Picked::new("10.0.0.1:8000", ()))
+    }
+
+    fn stream_ended(&self, _open_for: Duration, status: &'static str) {
+        self.0.lock().unwrap().push(status);
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_every_stream_is_told_once_with_its_status() {
+    let notes = Arc::new(EndNotes::default());
+    let service = ExtProcService::new(Arc::clone(&notes), ServiceConfig::default());
+    let first = || {
+        let headers = HttpHeaders { end_of_stream: true, ..HttpHeaders::default() };
+        futures::stream::iter([Ok(message(Request::RequestHeaders(headers)))])
+    };
+    let answered: Vec<_> = service.process_stream(first()).collect().await;
+    assert!(answered.len() == 1 && answered[0].is_ok());
+    let mut left = service.process_stream(first().chain(futures::stream::pending()));
+    assert!(left.next().await.unwrap().is_ok());
+    drop(left);
+    let broken = futures::stream::poll_fn(|_| panic!("a bug in the stream"));
+    let _: Vec<_> = service.process_stream(first().chain(broken)).collect().await;
+    assert_eq!(*notes.0.lock().unwrap(), ["OK", "Canceled", "Internal"]);
+}
+
 #[tokio::test]
 async fn a_half_close_is_the_normal_end_of_a_lease_only_stream() {
     let mut setup = Setup::new().await;

@@ -1,5 +1,7 @@
 //! Token usage in a streamed response.
 
+use memchr::memmem;
+
 use crate::usage::{Usage, usage_of_json};
 
 /// A line of a stream may be this long, in bytes; longer lines are passed over, and counted.
@@ -82,6 +84,10 @@ impl SseUsage {
             return;
         }
         self.events += 1;
+        // Most events are a token: the word is looked for before the JSON is read.
+        if memmem::find(data, b"\"usage\"").is_none() {
+            return;
+        }
         if let Some(usage) = usage_of_json(data) {
             self.usage = Some(self.usage.unwrap_or_default().updated_by(usage));
         }

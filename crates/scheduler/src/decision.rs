@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use warmroute_plugin::{Candidates, InferenceRequest, Pick, PickHeaders};
 
+use std::time::Duration;
+
 use crate::scratch::Run;
-use crate::{Profile, ProfileHandler, ScheduleError, Scheduler, Scratch, Stage, Verdict};
+use crate::{
+    PluginTime, Profile, ProfileHandler, ProfileStep, ScheduleError, Scheduler, Scratch, Stage, Verdict,
+};
 
 /// A decision: where a request goes, and everything that a receipt says about why.
 ///
@@ -200,6 +204,21 @@ impl<'a> ProfileRun<'a> {
     /// mistake of the picker.
     pub fn invalid_picks(&self) -> u32 {
         self.run.invalid_picks
+    }
+
+    /// When the run began, by the clock of the [`Scratch`](crate::Scratch). `None` if it has none.
+    pub fn started(&self) -> Option<Duration> {
+        self.run.marks.first().copied()
+    }
+
+    /// How long each plugin took, one after the other. Empty without a clock.
+    pub fn plugin_times(&self) -> impl Iterator<Item = PluginTime<'a>> + use<'a> {
+        let profile = self.profile;
+        let filters = profile.filters.iter().map(|filter| (ProfileStep::Filter, &filter.name));
+        let scorers = profile.scorers.iter().map(|scorer| (ProfileStep::Scorer, &scorer.name));
+        let plugins = filters.chain(scorers).chain([(ProfileStep::Picker, &profile.picker.name)]);
+        let times = self.run.marks.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
+        plugins.zip(times).map(|((step, name), took)| PluginTime { step, name, took })
     }
 
     /// The pick as scorers learn it.

@@ -10,6 +10,7 @@
 mod builder;
 mod decider;
 mod decision;
+mod plugin_time;
 mod profile;
 mod profile_handler;
 mod scheduler;
@@ -18,6 +19,7 @@ mod scratch;
 pub use builder::{BuiltScheduler, ProfileError, SchedulerBuilder};
 pub use decider::{Decider, NamedDecider, Reason, Verdict};
 pub use decision::{Decision, ProfileRun, ScorerScores, StageRun};
+pub use plugin_time::{Clock, PluginTime, ProfileStep};
 pub use profile::{NamedFilter, NamedPicker, Profile, WeightedScorer};
 pub use profile_handler::{Disaggregation, HelperStage, OnFailure, ProfileHandler, Stage, StageOrder};
 pub use scheduler::{ScheduleError, Scheduler, SchedulerError};

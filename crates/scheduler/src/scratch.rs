@@ -4,7 +4,9 @@ use warmroute_plugin::{
     AdapterState, Candidates, ColumnMismatch, InFlight, InferenceRequest, MetricsState, PrefixMatch,
 };
 
-use crate::{Profile, Verdict};
+use std::time::Duration;
+
+use crate::{Clock, Profile, Verdict};
 
 /// The memory that decisions are made in, reused from one to the next: once it has grown to the size of
 /// the pool, a decision allocates nothing.
@@ -14,6 +16,7 @@ pub struct Scratch {
     pub(crate) runs: Vec<Run>,
     /// Per stage of the plan: what became of it.
     pub(crate) outcomes: Vec<Outcome>,
+    clock: Option<Clock>,
 }
 
 /// What became of one stage.
@@ -33,12 +36,24 @@ impl Scratch {
         Self::default()
     }
 
+    /// Empty memory in which the plugins' times are taken too.
+    pub fn timed(clock: Clock) -> Self {
+        Self { clock: Some(clock), ..Self::default() }
+    }
+
+    /// Takes times from the next decision on by this clock, or none.
+    pub fn set_clock(&mut self, clock: Option<Clock>) {
+        self.clock = clock;
+    }
+
     #[inline]
     pub(crate) fn run(&mut self, index: usize) -> &mut Run {
         if self.runs.len() <= index {
             self.runs.resize_with(index + 1, Run::default);
         }
-        &mut self.runs[index]
+        let run = &mut self.runs[index];
+        run.clock = self.clock;
+        run
     }
 }
 
@@ -69,6 +84,9 @@ pub(crate) struct Run {
     pub(crate) order: Vec<u32>,
     /// Rows that the picker named twice or that don't exist.
     pub(crate) invalid_picks: u32,
+    clock: Option<Clock>,
+    /// When the run began, then when each plugin was done, in the order of the profile; empty without a clock.
+    pub(crate) marks: Vec<Duration>,
 }
 
 /// Why a run ended early.
@@ -104,6 +122,8 @@ impl Run {
         table: &Candidates<'_>,
         peer: Option<u32>,
     ) -> Result<u32, RunError> {
+        self.marks.clear();
+        self.mark();
         self.peer = peer;
         let with_peer;
         let table = match peer {
@@ -130,6 +150,7 @@ impl Run {
 
     /// Forgets the last run.
     pub(crate) fn clear(&mut self) {
+        self.marks.clear();
         self.peer = None;
         self.compacted = false;
         self.rows.clear();
@@ -144,6 +165,12 @@ impl Run {
         self.totals.clear();
         self.order.clear();
         self.invalid_picks = 0;
+    }
+
+    fn mark(&mut self) {
+        if let Some(clock) = self.clock {
+            self.marks.push(clock());
+        }
     }
 
     fn filter(
@@ -166,6 +193,7 @@ impl Run {
                 self.compact(table, &keep, index as u32);
             }
             self.keep = keep;
+            self.mark();
             if self.rows.is_empty() {
                 return Err(RunError::FilteredOut { filter: index });
             }
@@ -217,6 +245,7 @@ impl Run {
         totals.clear();
         totals.resize(kept, 0.0);
         not_a_number.clear();
+        let (clock, mut marks) = (self.clock, std::mem::take(&mut self.marks));
         let candidates = self.candidates(table);
         for (scorer, scores) in profile.scorers.iter().zip(scores.chunks_exact_mut(kept)) {
             scorer.scorer.score(request, &candidates, scores);
@@ -230,7 +259,9 @@ impl Run {
                 *total += *score * scorer.weight;
             }
             not_a_number.push(strange);
+            marks.extend(clock.map(|clock| clock()));
         }
+        self.marks = marks;
         self.scores = scores;
         self.totals = totals;
         self.not_a_number = not_a_number;
@@ -253,6 +284,7 @@ impl Run {
         order.retain(|&row| free.get_mut(row as usize).is_some_and(std::mem::take));
         self.invalid_picks = (named - order.len()) as u32;
         self.order = order;
+        self.mark();
         if self.order.is_empty() { Err(RunError::NoPick) } else { Ok(()) }
     }
 }

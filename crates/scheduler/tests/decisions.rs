@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::{collection, option, prop_assert, prop_assert_eq, proptest};
@@ -14,7 +15,8 @@ use warmroute_plugin::{
     PrefixMatch, Scorer,
 };
 use warmroute_scheduler::{
-    NamedFilter, NamedPicker, Profile, ScheduleError, Scheduler, SchedulerError, Scratch, WeightedScorer,
+    NamedFilter, NamedPicker, Profile, ProfileStep, ScheduleError, Scheduler, SchedulerError, Scratch,
+    WeightedScorer,
 };
 
 /// Scores by endpoint id: what was written down for it. Remembers what it was told of picks.
@@ -125,6 +127,39 @@ fn filters_run_one_after_the_other_and_name_what_they_took() {
     let waiting: Vec<_> =
         run.candidates().metrics().iter().map(|m| m.fresh().unwrap().waiting_requests).collect();
     assert_eq!(waiting, [0, 3]);
+}
+
+thread_local! {
+    static TICKS: std::cell::Cell<u64> = const { std::cell::Cell::new(100) };
+}
+
+/// A clock that goes one millisecond further whenever it is read.
+fn ticking() -> Duration {
+    Duration::from_millis(TICKS.replace(TICKS.get() + 1))
+}
+
+#[test]
+fn plugins_are_timed_by_the_clock_that_is_lent() {
+    let filters = [vec![true, false, true], vec![true, true, true]];
+    let scheduler = scheduler(&filters, &[(vec![0.1, 1.0, 0.9], 1.0)], MaxScorePicker::new(1));
+    let (pool, mut scratch) = (pool(3), Scratch::timed(ticking));
+    for first in [100, 105] {
+        let decision = scheduler.decide(&request(), &pool.candidates(), &mut scratch).unwrap();
+        let run = decision.primary();
+        assert_eq!(run.started(), Some(Duration::from_millis(first)));
+        let times: Vec<_> = run.plugin_times().map(|time| (time.step, time.name.to_string())).collect();
+        let expected = [
+            (ProfileStep::Filter, "filter-0"),
+            (ProfileStep::Filter, "filter-1"),
+            (ProfileStep::Scorer, "scorer-0"),
+            (ProfileStep::Picker, "picker"),
+        ];
+        assert_eq!(times, expected.map(|(step, name)| (step, name.to_owned())));
+        assert!(run.plugin_times().all(|time| time.took == Duration::from_millis(1)));
+    }
+    scratch.set_clock(None);
+    let decision = scheduler.decide(&request(), &pool.candidates(), &mut scratch).unwrap();
+    assert_eq!((decision.primary().started(), decision.primary().plugin_times().count()), (None, 0));
 }
 
 #[test]

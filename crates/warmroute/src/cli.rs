@@ -158,6 +158,11 @@ pub struct ServeOptions {
     /// After SIGTERM: time in which new streams are still served while health says NOT_SERVING.
     #[arg(long, default_value = "30s", value_parser = duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
+    /// Show metrics also under the names that the llm-d Router EPP deprecates (inference_objective_…,
+    /// inference_pool_…, inference_extension_…), with the same values.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub deprecated_metrics: bool,
     /// Log lines as JSON.
     #[arg(long)]
     pub log_json: bool,

@@ -6,6 +6,7 @@
 mod charging;
 mod conditional_decode;
 mod explanation;
+mod profile_times;
 mod routing;
 mod saturation;
 mod signals;
@@ -22,12 +23,17 @@ use warmroute_scheduler::{Decision, ScheduleError, Scratch, Stage};
 use crate::engine_events::{Expectation, Expectations};
 use crate::lease::{Charge, HelperLease};
 use crate::metrics::Metrics;
+use crate::plugin_names::PluginNames;
 use crate::policy::Policy;
 use crate::pool::Pool;
 use crate::prompt::{KeysWanted, PromptKeys};
 use crate::receipt::{CandidateLine, Fallback, HandlerLine, ProfileLine};
 use charging::Charging;
+pub use profile_times::{Lookup, PluginCall, ProfileTimes};
 use signals::Signals;
+
+/// Reading a clock between plugins costs as much as the plugins over ten endpoints, so few decisions pay it.
+const TIMED_EVERY: u32 = 16;
 
 /// Decides for one pool.
 pub struct Decider {
@@ -37,6 +43,8 @@ pub struct Decider {
     expectations: Arc<Expectations>,
     stale_after: Duration,
     metrics: Arc<Metrics>,
+    /// Plugins are timed in one of so many decisions.
+    timed_every: u32,
     table: Mutex<Table>,
 }
 
@@ -45,6 +53,16 @@ pub struct Decider {
 struct Table {
     signals: Signals,
     scratch: Scratch,
+    /// Decisions until plugins are timed again.
+    untimed_left: u32,
+}
+
+impl Table {
+    fn take_times(&mut self, timed_every: u32) {
+        let is_timed = self.untimed_left == 0;
+        self.untimed_left = if is_timed { timed_every.saturating_sub(1) } else { self.untimed_left - 1 };
+        self.scratch.set_clock(is_timed.then_some(profile_times::clock));
+    }
 }
 
 /// What a decision gives.
@@ -99,8 +117,18 @@ pub struct Explanation {
     pub handler: Option<HandlerLine>,
     /// The profiles beside the one that decides where the request goes.
     pub other_profiles: Vec<ProfileLine>,
+    /// Full blocks of the prompt that the picked engine is known to hold.
+    pub known_blocks: u32,
+    /// The picked engine's block size; 0 if there is no prompt to match.
+    pub block_size_tokens: u32,
     /// Fallbacks that showed during the decision.
     pub fallbacks: Vec<Fallback>,
+    /// The profiles that ran.
+    pub profiles: Vec<ProfileTimes>,
+    /// The look-up of prefix matches, if there was one.
+    pub lookup: Option<Lookup>,
+    /// What the plugins are called; None if no profile ran.
+    pub plugins: Option<Arc<PluginNames>>,
 }
 
 /// Why no endpoint was picked.
@@ -133,7 +161,15 @@ impl Decider {
         metrics: Arc<Metrics>,
     ) -> Self {
         let policy = ArcSwap::new(policy);
-        Self { pool, policy, index, expectations, stale_after, metrics, table: Mutex::default() }
+        let table = Mutex::default();
+        let timed_every = TIMED_EVERY;
+        Self { pool, policy, index, expectations, stale_after, metrics, timed_every, table }
+    }
+
+    /// The same decider, which times plugins in one of so many decisions; 1 times them always.
+    #[must_use]
+    pub fn timing_every(self, decisions: u32) -> Self {
+        Self { timed_every: decisions, ..self }
     }
 
     /// The policy in effect.
@@ -176,15 +212,19 @@ impl Decider {
         let snapshot = self.pool.snapshot();
         let subset_rows = subset.map(|subset| snapshot.subset_rows(subset));
         let mut table = self.table.lock();
-        let Table { signals, scratch } = &mut *table;
+        table.take_times(self.timed_every);
+        let Table { signals, scratch, .. } = &mut *table;
         signals.read(&snapshot, subset_rows.as_deref(), Instant::now(), self.stale_after);
         if signals.is_empty() {
             return Err(NotDecided::NoCandidates);
         }
         let columns = policy.scheduler.prefix_producers().len();
+        let mut lookup = None;
         if columns > 0 {
-            let found = signals.look_up(&self.index, &snapshot, prompt, columns, &self.metrics);
-            self.metrics.index.hits.inc_by(u64::from(found));
+            let started_at = Instant::now();
+            let best_blocks = signals.look_up(&self.index, &snapshot, prompt, columns, &self.metrics);
+            self.metrics.index.matched(best_blocks);
+            lookup = prompt.map(|_| Lookup { started_at, took: started_at.elapsed(), best_blocks });
         }
         signals.read_attributes(&snapshot, &policy, &request.target_model);
         let candidates = signals.candidates(&snapshot.endpoints)?;
@@ -200,7 +240,11 @@ impl Decider {
             snapshot: &snapshot,
             signals,
         };
-        Ok(charge(&policy, &charging, &decision))
+        let mut decided = charge(&policy, &charging, &decision);
+        decided.explanation.profiles = ProfileTimes::of(&decision);
+        decided.explanation.lookup = lookup;
+        decided.explanation.plugins = Some(policy.plugins.clone());
+        Ok(decided)
     }
 
     /// Picks the endpoint with the fewest requests in flight, ties at random, without running the profile.
@@ -242,6 +286,8 @@ fn charge(policy: &Policy, charging: &Charging<'_>, decision: &Decision<'_>) -> 
     let mut explanation = explanation::explain(policy, decision, charging);
     let cached = charging.cached(row);
     explanation.prompt_blocks = cached.prompt_blocks;
+    explanation.known_blocks = signals.held_blocks(row).0;
+    explanation.block_size_tokens = cached.block_size_tokens;
     explanation.predicted_cached_tokens = cached.known_tokens;
     explanation.expected_cached_tokens = cached.expected_tokens;
     let expectation = charging.expectation(row);
@@ -256,4 +302,24 @@ fn charge(policy: &Policy, charging: &Charging<'_>, decision: &Decision<'_>) -> 
     let endpoints: Vec<_> = decision.table_rows().map(endpoint).collect();
     let destinations = endpoints.iter().map(|endpoint| routing::destination(handler, endpoint)).collect();
     Decided { endpoints, charge, expectation, helpers, destinations, headers, explanation }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_are_timed_in_one_of_so_many_decisions() {
+        let timed = |every: u32| {
+            let mut table = Table::default();
+            let is_timed = |_: &u32| {
+                let is_timed = table.untimed_left == 0;
+                table.take_times(every);
+                is_timed
+            };
+            (0..33).filter(is_timed).collect::<Vec<_>>()
+        };
+        assert_eq!(timed(16), [0, 16, 32]);
+        assert_eq!(timed(1).len(), 33);
+    }
 }

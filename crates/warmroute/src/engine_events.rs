@@ -86,6 +86,11 @@ impl EngineEvents {
         shard.remove(id).await;
     }
 
+    /// Threads that apply events.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
     /// Messages that wait in all shards.
     pub fn queue_depth(&self) -> usize {
         self.shards.iter().map(ShardHandle::depth).sum()

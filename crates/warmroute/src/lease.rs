@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use prometheus::IntGauge;
-use warmroute_ext_proc::{HeaderList, StreamLease};
+use warmroute_ext_proc::{HeaderList, StreamEnd, StreamLease};
 use warmroute_plugin::InFlight;
 
 use crate::engine_events::Expectation;
+use crate::response_watch::ResponseWatch;
 
 /// What this picker has in flight at one incarnation of an endpoint.
 #[derive(Debug, Default)]
@@ -58,16 +58,6 @@ impl Drop for Charge {
     }
 }
 
-/// A gauge that counts this value while it lives.
-#[derive(Debug)]
-struct Counted(IntGauge);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 /// Everything that one request in flight holds.
 #[derive(Debug)]
 pub struct Lease {
@@ -76,7 +66,7 @@ pub struct Lease {
     _expectation: Option<Expectation>,
     /// What it holds at endpoints that help the one that it goes to.
     helpers: Vec<HelperLease>,
-    _running: Counted,
+    watch: ResponseWatch,
 }
 
 /// What one request holds at an endpoint that computes its prompt or encodes its media for another one.
@@ -95,10 +85,9 @@ impl HelperLease {
 }
 
 impl Lease {
-    /// Holds a charge, an expectation if there is one, and a place in the gauge of running requests.
-    pub fn new(charge: Charge, expectation: Option<Expectation>, running: IntGauge) -> Self {
-        running.inc();
-        Self { charge, _expectation: expectation, helpers: Vec::new(), _running: Counted(running) }
+    /// Holds a charge, an expectation if there is one, and the watch of the response.
+    pub fn new(charge: Charge, expectation: Option<Expectation>, watch: ResponseWatch) -> Self {
+        Self { charge, _expectation: expectation, helpers: Vec::new(), watch }
     }
 
     /// The same lease, which holds something at other endpoints too.
@@ -110,17 +99,30 @@ impl Lease {
 
 impl StreamLease for Lease {
     /// The engine answers when the prompt is computed.
-    fn response_headers(&mut self, _status: Option<u16>, _headers: &HeaderList) {
+    fn response_headers(&mut self, status: Option<u16>, headers: &HeaderList) {
         self.charge.prefill_is_over();
         for helper in &mut self.helpers {
             helper.charge = None;
         }
+        self.watch.headers(status, headers);
+    }
+
+    fn response_chunk(&mut self, chunk: &[u8]) {
+        self.watch.chunk(chunk);
+    }
+
+    fn ended(&mut self, end: StreamEnd) {
+        self.watch.ended(end);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+    use crate::metrics::Metrics;
+    use crate::telemetry::RequestTrace;
 
     #[test]
     fn a_charge_releases_what_it_took_and_no_more() {
@@ -138,11 +140,15 @@ mod tests {
 
     #[test]
     fn a_helper_is_free_when_the_answer_begins_or_the_request_ends() {
-        let running = || IntGauge::new("running", "running").unwrap();
+        let metrics = Arc::new(Metrics::try_new().unwrap());
+        let watch = || {
+            let series = metrics.requests.series("m", "m", "default-flow", 0);
+            ResponseWatch::new(metrics.clone(), series, Instant::now(), RequestTrace::default())
+        };
         for answers in [true, false] {
             let [decode, prefill] = [(); 2].map(|()| Arc::new(EndpointLoad::default()));
             let helpers = vec![HelperLease::new(prefill.charge(100), None)];
-            let mut lease = Lease::new(decode.charge(0), None, running()).with_helpers(helpers);
+            let mut lease = Lease::new(decode.charge(0), None, watch()).with_helpers(helpers);
             assert_eq!(prefill.in_flight(), InFlight { requests: 1, prompt_tokens: 100 });
             if answers {
                 lease.response_headers(Some(200), &HeaderList::default());

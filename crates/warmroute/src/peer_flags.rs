@@ -62,7 +62,7 @@ pub struct PeerFlags {
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub ha_enable_leader_election: bool,
 
-    /// Accepted; the pool's averages are made when /metrics is read.
+    /// How often the averages over the pool are made that /metrics shows; not below 50ms.
     #[arg(long, default_value = "5s", value_parser = duration, value_name = "DURATION")]
     pub refresh_prometheus_metrics_interval: Duration,
     /// Accepted; --max-request-body-bytes bounds messages. A Kubernetes quantity, with or without a trailing B.
@@ -75,7 +75,7 @@ pub struct PeerFlags {
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub allow_experimental_plugins: bool,
-    /// Accepted; there are no traces.
+    /// Trace requests, if OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_TRACES_EXPORTER says where to.
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub tracing: Option<bool>,
@@ -108,7 +108,7 @@ pub struct PeerFlags {
     /// Not available: the metrics port is plaintext.
     #[arg(long, default_value = "", value_name = "FILE")]
     pub metrics_client_ca_file: String,
-    /// Not available: streams are counted by warmroute_ metrics.
+    /// Show metrics of ext-proc streams too (llm_d_epp_extproc_…).
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub enable_grpc_stream_metrics: bool,
@@ -251,11 +251,6 @@ impl PeerFlags {
             ("--tls-cipher-suites", &suites, "rustls' default cipher suites are served; remove it"),
             ("--metrics-cert-dir", &self.metrics_cert_dir, METRICS_PLAINTEXT),
             ("--metrics-client-ca-file", &self.metrics_client_ca_file, METRICS_PLAINTEXT),
-            (
-                "--enable-grpc-stream-metrics",
-                switch(self.enable_grpc_stream_metrics),
-                "there are no extproc_ metrics; remove it and read those that begin with warmroute_",
-            ),
             ("--zap-time-encoding", encoding, "times in the log are RFC 3339; write rfc3339"),
         ]
         .into_iter()
@@ -289,9 +284,6 @@ impl PeerFlags {
         if self.metrics_endpoint_auth.unwrap_or(true) {
             let asked = self.metrics_endpoint_auth.is_some();
             say(asked, "the metrics port has no authentication, whatever --metrics-endpoint-auth says");
-        }
-        if self.tracing.unwrap_or(true) {
-            say(false, "there are no traces, whatever --tracing says");
         }
         if self.enable_pprof == Some(true) {
             say(true, "there is no profiling on the metrics port, whatever --enable-pprof says");
@@ -471,10 +463,10 @@ mod tests {
 
     #[test]
     fn accepted_flags_without_effect_are_said() {
-        let quiet = flags(&["--tracing=false", "--metrics-endpoint-auth=false"]).notices(1 << 20);
+        let quiet = flags(&["--metrics-endpoint-auth=false"]).notices(1 << 20);
         assert_eq!(quiet, []);
         let defaults = flags(&[]).notices(1 << 20);
-        assert_eq!(defaults.len(), 2);
+        assert_eq!(defaults.len(), 1);
         assert!(defaults.iter().all(|notice| !notice.warns), "{defaults:?}");
         let asked = flags(&[
             "--metrics-endpoint-auth",
@@ -482,7 +474,6 @@ mod tests {
             "--health-checking",
             "--grpc-max-recv-msg-size=2Mi",
             "--grpc-max-send-msg-size=1Mi",
-            "--tracing=false",
         ]);
         let asked = asked.notices(1 << 20);
         let warns = asked.iter().filter(|notice| notice.warns).map(|notice| notice.message.as_str());

@@ -3,7 +3,7 @@
 mod admission;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use warmroute_ext_proc::{EndpointPicker, HttpRequest, Picked, Refusal};
@@ -15,10 +15,12 @@ use warmroute_tokenize::VideoHints;
 use crate::control_headers::ControlHeaders;
 use crate::decision::{Decided, Decider, Explanation, NotDecided};
 use crate::lease::Lease;
-use crate::metrics::Metrics;
+use crate::metrics::{ExtensionPoint, Metrics, PrefixPrediction, RequestFigure, namespace_and_name};
 use crate::objectives::Objectives;
 use crate::prompt::{PromptReader, ReadRequest};
 use crate::receipt::{Fallback, FallbackNote, HandlerLine, Receipt, ReceiptRing, StepTimes};
+use crate::response_watch::ResponseWatch;
+use crate::telemetry::{RequestTrace, Telemetry, TracedDecision};
 
 /// Picks endpoints for requests: what the ext-proc service calls.
 pub struct Picker {
@@ -28,6 +30,7 @@ pub struct Picker {
     metrics: Arc<Metrics>,
     objectives: Arc<Objectives>,
     heeds_subsets: bool,
+    telemetry: Telemetry,
 }
 
 impl Picker {
@@ -38,7 +41,8 @@ impl Picker {
         receipts: Arc<ReceiptRing>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { reader, decider, receipts, metrics, objectives: Arc::default(), heeds_subsets: true }
+        let (objectives, telemetry) = (Arc::default(), Telemetry::off());
+        Self { reader, decider, receipts, metrics, objectives, heeds_subsets: true, telemetry }
     }
 
     /// The same picker, for which the gateway's subset hints mean nothing.
@@ -51,6 +55,12 @@ impl Picker {
     #[must_use]
     pub fn with_objectives(self, objectives: Arc<Objectives>) -> Self {
         Self { objectives, ..self }
+    }
+
+    /// The same picker, which makes traces.
+    #[must_use]
+    pub fn traced(self, telemetry: Telemetry) -> Self {
+        Self { telemetry, ..self }
     }
 
     fn subset<'r>(&self, request: &'r HttpRequest) -> Option<&'r [String]> {
@@ -67,20 +77,24 @@ impl EndpointPicker for Picker {
     type Lease = Lease;
 
     async fn pick(&self, request: HttpRequest) -> Result<Picked<Lease>, Refusal> {
-        let mut draft = Draft::new(&request);
+        let mut draft = Draft::new(&request, self.telemetry.request(&request));
         draft.control(&ControlHeaders::of(&request.headers), &self.objectives);
         let outcome = self.read_and_decide(&request, &mut draft).await;
         self.finish(draft, outcome)
     }
 
     async fn pick_by_load(&self, request: HttpRequest) -> Result<Picked<Lease>, Refusal> {
-        let mut draft = Draft::new(&request);
+        let mut draft = Draft::new(&request, self.telemetry.request(&request));
         draft.control(&ControlHeaders::of(&request.headers), &self.objectives);
         draft.fallback(Fallback::PickedByLoad, "picking failed inside");
         tracing::error!(request_id = %request.request_id, "picking failed inside: the request is picked by load alone");
         let outcome =
             self.decider.decide_by_load(0, self.subset(&request)).map_err(|error| refusal_of(&error));
         self.finish(draft, outcome)
+    }
+
+    fn stream_ended(&self, open_for: Duration, status: &'static str) {
+        self.metrics.streams.ended(open_for, status);
     }
 }
 
@@ -100,6 +114,7 @@ impl Picker {
         draft.read(&read);
         let decided = self.decider.decide(&inference_request, read.prompt.as_ref(), subset);
         draft.decided_now();
+        self.count_attempt(&draft.receipt.model, decided.as_ref().ok());
         decided.map_err(|error| refusal_of(&error))
     }
 
@@ -124,44 +139,57 @@ impl Picker {
             && self.api_of(request).is_ok_and(|api| !api.is_raw())
     }
 
+    fn count_attempt(&self, model: &str, decided: Option<&Decided>) {
+        let model = self.metrics.requests.model_label(model);
+        let picked = decided.and_then(|decided| decided.endpoints.first()).map(|endpoint| {
+            let (namespace, name) = namespace_and_name(&endpoint.name);
+            [name, namespace, endpoint.address.rsplit_once(':').map_or("", |(_, port)| port)]
+        });
+        self.metrics.scheduling.count_attempt(model, picked);
+    }
+
     /// Writes metrics and the receipt, and makes the answer.
     fn finish(&self, mut draft: Draft, outcome: Result<Decided, Refusal>) -> Result<Picked<Lease>, Refusal> {
-        let model = self.metrics.model_label(&draft.receipt.model).to_owned();
-        let fairness_id = self.metrics.fairness_label(&draft.receipt.fairness_id).to_owned();
-        let priority = draft.receipt.priority.to_string();
-        let labels = [model.as_str(), model.as_str(), fairness_id.as_str(), priority.as_str()];
-        self.metrics.requests.total.with_label_values(&labels).inc();
-        let answer = match outcome {
-            Ok(decided) => {
+        let (model, flow) = (draft.receipt.model.as_str(), draft.receipt.fairness_id.as_str());
+        let series = self.metrics.requests.series(model, model, flow, draft.receipt.priority);
+        series.total.inc();
+        let decided = match outcome {
+            Ok(mut decided) => {
+                series.observe(RequestFigure::RequestSize, draft.receipt.body_bytes as f64);
                 if let Some(handler) = &decided.explanation.handler {
-                    self.count_stages(handler, &model);
+                    self.count_stages(handler, model);
                 }
-                draft.explain(decided.explanation, &decided.endpoints);
-                let running = self.metrics.requests.running.with_label_values(&labels);
-                let helpers = decided.helpers.into_iter().map(|helper| helper.lease).collect();
-                let lease = Lease::new(decided.charge, decided.expectation, running).with_helpers(helpers);
-                let mut picked = Picked::new(String::new(), lease);
-                picked.destinations = decided.destinations;
-                picked.set_headers = header_list(&decided.headers.request);
-                picked.response_headers = header_list(&decided.headers.response);
-                Ok(picked)
+                draft.explain(std::mem::take(&mut decided.explanation), &decided.endpoints);
+                Ok(decided)
             }
             Err(refusal) => {
-                let [model, target, fairness, priority] = labels;
-                let labels = [model, target, fairness, priority, refusal.code];
-                self.metrics.requests.errors.with_label_values(&labels).inc();
+                series.count_error(refusal.code);
+                draft.trace.failed(refusal.code);
                 draft.receipt.refusal =
                     Some(format!("{} {}: {}", refusal.status, refusal.code, refusal.message));
                 Err(refusal)
             }
         };
         self.observe(&draft);
-        self.receipts.push(draft.receipt);
-        answer
+        let streams = draft.receipt.stream;
+        let prompt_tokens = draft.receipt.prompt_tokens.filter(|_| !draft.receipt.prompt_tokens_estimated);
+        let (received_at, trace) = (draft.received_at, draft.done(&self.receipts));
+        let decided = decided?;
+        let headers = trace.headers();
+        let watch = ResponseWatch::new(self.metrics.clone(), series, received_at, trace);
+        let helpers = decided.helpers.into_iter().map(|helper| helper.lease).collect();
+        let lease = Lease::new(decided.charge, decided.expectation, watch.asked(streams, prompt_tokens));
+        let mut picked = Picked::new(String::new(), lease.with_helpers(helpers));
+        picked.destinations = decided.destinations;
+        picked.set_headers = header_list(&decided.headers.request);
+        picked.set_headers.extend(headers);
+        picked.response_headers = header_list(&decided.headers.response);
+        Ok(picked)
     }
 
     /// Counts a decision about stages.
     fn count_stages(&self, handler: &HandlerLine, model: &str) {
+        let model = self.metrics.requests.model_label(model);
         let labels = [&*handler.name, &*handler.plugin_type, model, &handler.decision];
         self.metrics.requests.disaggregation.with_label_values(&labels).inc();
         if &*handler.plugin_type == "pd-profile-handler" {
@@ -180,24 +208,50 @@ impl Picker {
             self.metrics.requests.prompt_tokens.inc_by(u64::from(exact.unwrap_or(0)));
             self.metrics.requests.predicted_cached_tokens.inc_by(u64::from(receipt.predicted_cached_tokens));
         }
+        self.observe_plugins(&draft.explanation, receipt);
         let seconds = |us: u64| us as f64 / 1e6;
         self.metrics.requests.prompt_seconds.observe(seconds(receipt.steps.prompt_us));
-        self.metrics.requests.scheduler_seconds.observe(seconds(receipt.steps.decide_us));
+        self.metrics.scheduling.e2e_seconds.observe(seconds(receipt.steps.decide_us));
         let whole = draft.started.elapsed().as_secs_f64();
         self.metrics.requests.processing_seconds.observe(whole);
         self.metrics.requests.decision_seconds.observe(whole);
+    }
+
+    fn observe_plugins(&self, explanation: &Explanation, receipt: &Receipt) {
+        let Some(plugins) = &explanation.plugins else { return };
+        let scheduling = &self.metrics.scheduling;
+        for call in explanation.profiles.iter().flat_map(|profile| &profile.plugins) {
+            scheduling.observe_plugin(call.point, plugins.labels(&call.name), call.took.as_secs_f64());
+        }
+        if let (Some(lookup), Some(producer)) = (&explanation.lookup, plugins.prefix_producer()) {
+            let point = ExtensionPoint::DataProducer;
+            scheduling.observe_plugin(point, plugins.token_producer(), receipt.steps.prompt_us as f64 / 1e6);
+            scheduling.observe_plugin(point, producer, lookup.took.as_secs_f64());
+            let prediction = PrefixPrediction {
+                matched_blocks: explanation.known_blocks,
+                total_blocks: explanation.prompt_blocks,
+                block_size_tokens: explanation.block_size_tokens,
+                cached_tokens: explanation.predicted_cached_tokens,
+                prompt_tokens: receipt.prompt_tokens.unwrap_or(0),
+            };
+            scheduling.observe_prefix(producer, prediction);
+        }
     }
 }
 
 /// The receipt while it is being written.
 struct Draft {
     receipt: Receipt,
+    received_at: Instant,
     started: Instant,
     step: Instant,
+    /// What the receipt doesn't show: times of plugins.
+    explanation: Explanation,
+    trace: RequestTrace,
 }
 
 impl Draft {
-    fn new(request: &HttpRequest) -> Self {
+    fn new(request: &HttpRequest, trace: RequestTrace) -> Self {
         let started = Instant::now();
         let receipt = Receipt {
             request_id: request.request_id.to_string(),
@@ -209,7 +263,8 @@ impl Draft {
             },
             ..Receipt::default()
         };
-        Self { receipt, started, step: started }
+        let (received_at, explanation) = (request.received_at, Explanation::default());
+        Self { receipt, received_at, started, step: started, explanation, trace }
     }
 
     /// Notes what the client said of the request, and its priority.
@@ -247,25 +302,45 @@ impl Draft {
         self.receipt.fallbacks.extend(read.fallback.clone());
     }
 
-    fn explain(&mut self, explanation: Explanation, endpoints: &[Arc<Endpoint>]) {
+    fn explain(&mut self, mut explanation: Explanation, endpoints: &[Arc<Endpoint>]) {
         let receipt = &mut self.receipt;
-        receipt.profile = explanation.profile;
+        receipt.profile.clone_from(&explanation.profile);
         receipt.candidates_considered = explanation.considered;
-        receipt.candidates = explanation.candidates;
-        receipt.runner_up = explanation.runner_up;
+        receipt.candidates = std::mem::take(&mut explanation.candidates);
+        receipt.runner_up = explanation.runner_up.take();
         receipt.prompt_blocks = explanation.prompt_blocks;
         receipt.predicted_cached_tokens = explanation.predicted_cached_tokens;
         receipt.expected_cached_tokens = explanation.expected_cached_tokens;
-        receipt.handler = explanation.handler;
-        receipt.other_profiles = explanation.other_profiles;
+        receipt.handler = explanation.handler.take();
+        receipt.other_profiles = std::mem::take(&mut explanation.other_profiles);
         receipt.pick = endpoints.first().map(|endpoint| endpoint.address.clone());
-        for kind in explanation.fallbacks {
+        for kind in explanation.fallbacks.drain(..) {
             receipt.fallbacks.push(FallbackNote { kind, detail: String::new() });
         }
+        self.explanation = explanation;
+    }
+
+    /// Keeps the receipt, and in the trace what its spans are made from.
+    fn done(self, receipts: &ReceiptRing) -> RequestTrace {
+        let Self { receipt, started, explanation, mut trace, .. } = self;
+        let priority = receipt.priority;
+        let receipt = receipts.push(receipt);
+        if trace.is_recording() {
+            trace.decided(TracedDecision {
+                receipt,
+                started_at: started,
+                decided_at: Instant::now(),
+                profiles: explanation.profiles,
+                lookup: explanation.lookup,
+                plugins: explanation.plugins,
+                priority,
+            });
+        }
+        trace
     }
 }
 
-fn micros(time: std::time::Duration) -> u64 {
+fn micros(time: Duration) -> u64 {
     time.as_micros() as u64
 }
 

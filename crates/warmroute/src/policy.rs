@@ -12,6 +12,7 @@ use warmroute_plugin::Registry;
 use warmroute_scheduler::Scheduler;
 
 use crate::attributes::Attribute;
+use crate::plugin_names::PluginNames;
 use crate::profile::build_scheduler;
 use crate::tasks::Tasks;
 
@@ -34,6 +35,8 @@ pub struct Policy {
     pub saturation_detector_name: Arc<str>,
     /// Which bodies are read, and how.
     pub parsers: ParserList,
+    /// What its plugins are called.
+    pub plugins: Arc<PluginNames>,
     /// The configuration in words.
     pub summary: String,
     /// Ends the plugins' tasks when the last decision by this policy is over.
@@ -68,6 +71,7 @@ impl Policy {
             saturation_detector,
             saturation_detector_name: detector.name.as_str().into(),
             parsers: config.parsers.iter().filter_map(|parser| api_parser(*parser)).collect(),
+            plugins: Arc::new(PluginNames::of(config)),
             summary: config.summary(),
             _plugin_tasks: stop.drop_guard(),
         })

@@ -18,7 +18,7 @@ use crate::decision::Decider;
 use crate::discovery::{Discovery, EndpointList, Followers};
 use crate::engine_events::{EngineEvents, EventSettings, Expectations, WITHDRAW_INTERVAL};
 use crate::grpc::{ServingTls, ext_proc_server, ext_proc_service, health_server, listen};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, MetricsOptions};
 use crate::objectives::Objectives;
 use crate::picker::Picker;
 use crate::policy::Policy;
@@ -30,9 +30,12 @@ use crate::receipt::ReceiptRing;
 use crate::reload::{ConfigWatch, ReloadStatus};
 use crate::scrape::{Extractor, HttpSource, MODELS_INTERVAL, ModelsPoller, Scraper};
 use crate::tasks::{Tasks, VitalEnd};
+use crate::telemetry::{Telemetry, TraceExporter, TraceSettings};
 
 /// Longest wait for tasks at the end.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// Averages over the pool aren't made more often than this.
+const SHORTEST_POOL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Serves until a signal or until a vital task ends.
 ///
@@ -76,6 +79,7 @@ struct Parts {
     reloads: Arc<Mutex<ReloadStatus>>,
     /// None: no server is asked for tokens.
     renderer: Option<Renderer>,
+    telemetry: Telemetry,
 }
 
 impl Parts {
@@ -84,8 +88,9 @@ impl Parts {
         config: &CheckedConfig,
         policy: Arc<Policy>,
     ) -> anyhow::Result<Self> {
-        let metrics = Arc::new(Metrics::try_new().context("can't register metrics")?);
+        let metrics = Arc::new(Metrics::try_with(shown_metrics(options)).context("can't register metrics")?);
         let pool = Arc::new(Pool::new("epp"));
+        metrics.show_pool(&pool).context("can't register the pool's metrics")?;
         let limits = IndexLimits { max_entries: options.kv_index_max_entries, ..IndexLimits::default() };
         let index = KvIndex::new(limits);
         let adapters = Arc::new(AdapterNames::default());
@@ -98,21 +103,25 @@ impl Parts {
             &adapters,
         )?;
         let expectations = Arc::new(Expectations::new(index.clone()));
-        let decider = Arc::new(Decider::new(
+        let telemetry = telemetry(options)?;
+        let decider = Decider::new(
             pool.clone(),
             policy,
             index.clone(),
             expectations.clone(),
             options.metrics_staleness_threshold,
             metrics.clone(),
-        ));
+        );
+        // Spans need the times of every decision.
+        let decider = Arc::new(if telemetry.is_on() { decider.timing_every(1) } else { decider });
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let concurrency = options.tokenize_concurrency.unwrap_or(cores);
         let reader = PromptReader::with_source(tokens, adapters, concurrency, options.tokenize_deadline);
         let receipts = Arc::new(ReceiptRing::new(options.decisions_kept));
         let picker = Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone())
             .with_objectives(Arc::new(Objectives::try_new(&options.inference_objective)?))
-            .ignoring_subsets(options.disable_endpoint_subset_filter);
+            .ignoring_subsets(options.disable_endpoint_subset_filter)
+            .traced(telemetry.clone());
         let service = ext_proc_service(Arc::new(picker), options.max_request_body_bytes);
         let scraper = scraper(options, config, &metrics)?;
         let models = models_poller(config, &metrics)?;
@@ -132,6 +141,7 @@ impl Parts {
             decider,
             reloads,
             renderer,
+            telemetry,
         })
     }
 
@@ -148,6 +158,7 @@ impl Parts {
         if let Some(renderer) = self.renderer.clone() {
             tasks.spawn("render warm-up", renderer.warm_up());
         }
+        self.watch_pool(options, tasks);
         let stop = tasks.stop_token();
         let tls = options.secure_serving.then_some(ServingTls { cert_path: options.cert_path.as_deref() });
         let readiness = || self.readiness.clone();
@@ -164,6 +175,20 @@ impl Parts {
             "serving"
         );
         Ok(())
+    }
+
+    /// Averages over the pool, at their own pace as at the llm-d Router EPP.
+    fn watch_pool(&self, options: &ServeOptions, tasks: &Tasks) {
+        let (pool, metrics) = (self.pool.clone(), self.metrics.clone());
+        let stale_after = options.metrics_staleness_threshold;
+        let interval = options.peer.refresh_prometheus_metrics_interval.max(SHORTEST_POOL_INTERVAL);
+        tasks.spawn("pool metrics", async move {
+            let mut ticks = tokio::time::interval(interval);
+            loop {
+                ticks.tick().await;
+                metrics.pool.observe(&pool, Instant::now(), stale_after);
+            }
+        });
     }
 
     fn discover(&self, options: &ServeOptions, tasks: &Tasks) -> anyhow::Result<()> {
@@ -201,18 +226,20 @@ impl Parts {
     }
 
     fn admin(&self, options: &ServeOptions) -> Admin {
-        let (pool, metrics, index) = (self.pool.clone(), self.metrics.clone(), self.index.clone());
+        let (metrics, index, pool_name) = (self.metrics.clone(), self.index.clone(), self.pool.name.clone());
         let (events, service) = (self.events.clone(), self.service.clone());
         let decider = self.decider.clone();
         let refresh = move || {
             let stats = index.stats();
             metrics.index.entries.set(stats.entries as i64);
             metrics.events.queue_depth.set(events.queue_depth() as i64);
-            let endpoints = pool.snapshot().states.len() as i64;
-            metrics.pool.endpoints.with_label_values(&[&pool.name]).set(endpoints);
-            metrics.admission.observe(&pool.name, decider.saturation(None));
+            metrics.admission.observe(&pool_name, decider.saturation(None));
+            metrics.events.shards.set(events.shards() as i64);
+            if let Some(producer) = decider.policy().plugins.prefix_producer() {
+                metrics.scheduling.set_prefix_size(producer, stats.entries as i64);
+            }
             let counters = service.counters();
-            metrics.streams.open.set(counters.open_streams as i64);
+            metrics.streams.set_open(counters.open_streams);
             metrics.streams.lease_blind.set(counters.lease_blind_ends as i64);
             let violations: u64 = counters.violations.iter().map(|(_, count)| count).sum();
             metrics.streams.protocol_violations.set(violations as i64);
@@ -228,6 +255,30 @@ impl Parts {
             reloads: self.reloads.clone(),
         }
     }
+}
+
+fn shown_metrics(options: &ServeOptions) -> MetricsOptions {
+    MetricsOptions {
+        deprecated: options.deprecated_metrics,
+        ext_proc_streams: options.peer.enable_grpc_stream_metrics,
+    }
+}
+
+/// Traces as the environment asks for them, unless the flag turns them off.
+fn telemetry(options: &ServeOptions) -> anyhow::Result<Telemetry> {
+    if options.peer.tracing == Some(false) {
+        return Ok(Telemetry::off());
+    }
+    let Some(settings) = TraceSettings::read(|name| std::env::var(name).ok())? else {
+        return Ok(Telemetry::off());
+    };
+    let telemetry = Telemetry::try_new(&settings)?;
+    let exporter = match &settings.exporter {
+        TraceExporter::Otlp { endpoint } => endpoint,
+        TraceExporter::Console => "the log",
+    };
+    tracing::info!(exporter, ratio = settings.sampler.ratio, "requests are traced");
+    Ok(telemetry)
 }
 
 struct Listeners {
@@ -310,6 +361,9 @@ async fn stop_when_told(
     if !tasks.shut_down(SHUTDOWN_GRACE).await {
         tracing::warn!("some tasks did not end in time");
     }
+    let telemetry = parts.telemetry.clone();
+    // A panic there loses spans and nothing else.
+    let _ = tokio::task::spawn_blocking(move || telemetry.shut_down()).await;
     tracing::info!("stopped");
     match end {
         None => Ok(()),

@@ -98,4 +98,12 @@ async fn a_simulated_stream_has_all_its_chunks(recipe: Recipe) {
     assert_eq!(tokens.len(), 20);
     assert!(stack.picker.receipt("sse").await.stream);
     stack.picker.until_idle().await;
+    // What the metrics know of it depends on what the gateway shows.
+    let figure = async |name: &str| stack.picker.metric(&format!("llm_d_epp_request_{name}")).await;
+    assert_eq!(figure("duration_seconds_count").await, Some(1.0));
+    assert_eq!(figure("input_tokens_sum").await, Some(40.0));
+    let shown = recipe == Recipe::FullDuplex;
+    assert_eq!(figure("output_tokens_sum").await, shown.then_some(20.0));
+    assert_eq!(figure("ttft_seconds_count").await, shown.then_some(1.0));
+    assert_eq!(figure("streaming_tpot_seconds_count").await, shown.then_some(1.0));
 }

@@ -28,6 +28,8 @@ pub(super) struct Charging<'a> {
 pub(super) struct Cached {
     /// Full blocks of the prompt in the engine's block size.
     pub(super) prompt_blocks: u32,
+    /// That block size; 0 if there is no prompt to match.
+    pub(super) block_size_tokens: u32,
     /// Tokens, by what it is known to hold.
     pub(super) known_tokens: u32,
     /// The same with what it is expected to hold soon.
@@ -45,7 +47,7 @@ impl<'a> Charging<'a> {
         };
         let Some(set) = prompt.set(size) else { return Cached::default() };
         let (known_tokens, expected_tokens) = self.signals.cached_tokens(row, &prompt.prompt_tokens, size);
-        Cached { prompt_blocks: set.total_blocks(), known_tokens, expected_tokens }
+        Cached { prompt_blocks: set.total_blocks(), block_size_tokens: size, known_tokens, expected_tokens }
     }
 
     /// Expects the prompt's blocks at a row's engine.

@@ -94,8 +94,7 @@ impl Signals {
             self.found.resize(rows * prompt.prompt_tokens.len(), Match::default());
             self.look_up_sizes(index, snapshot, prompt);
             best = self.known_blocks_at_best(prompt.prompt_tokens.len());
-            metrics.index.lookups.inc();
-            metrics.index.lookup_seconds.observe(started.elapsed().as_secs_f64());
+            metrics.index.looked_up(started.elapsed());
         }
         for _ in 1..columns {
             self.prefix.extend_from_within(..rows);

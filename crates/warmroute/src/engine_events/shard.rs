@@ -197,6 +197,10 @@ impl Engine {
             not_applied += count;
         }
         metrics.index.refused.inc_by(applied.refused_blocks);
+        metrics.index.admissions.inc_by(applied.stored_blocks);
+        metrics.index.evictions.inc_by(applied.removed_blocks);
+        metrics.events.removals_forwarded.inc_by(applied.removed_blocks);
+        metrics.events.removals_suppressed.inc_by(applied.removed_copies);
         self.state.count_skipped(not_applied);
         self.state.count_batch(seq);
         self.state.set_blocks(self.view.held_blocks() as u64);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prometheus::{GaugeVec, IntCounterVec};
 use warmroute_builtin::Saturation;
 
-use super::Maker;
+use super::maker::Maker;
 
 /// Metrics of admission: how full the pool is, and what was refused for it.
 #[derive(Debug)]

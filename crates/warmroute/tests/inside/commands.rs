@@ -404,7 +404,7 @@ const PEER_FLAGS: &[(&str, Option<&str>)] = &[
     ("--metrics-endpoint-auth=false", None),
     ("--metrics-cert-dir=", Some("--metrics-cert-dir=/certs")),
     ("--metrics-client-ca-file=", Some("--metrics-client-ca-file=/ca.crt")),
-    ("--enable-grpc-stream-metrics=false", Some("--enable-grpc-stream-metrics=true")),
+    ("--enable-grpc-stream-metrics", None),
 ];
 
 #[test]

@@ -14,6 +14,7 @@ use warmroute::profile::read_config;
 use warmroute::prompt::{AdapterNames, PromptReader, TokenSource};
 use warmroute::receipt::ReceiptRing;
 use warmroute::tasks::Tasks;
+use warmroute::telemetry::Telemetry;
 use warmroute_ext_proc::{HeaderList, HttpRequest};
 use warmroute_kv_events::{BlocksStored, EngineHash, EventBatch, KvEvent, Medium, SkippedEvents};
 use warmroute_kv_index::{EngineView, IndexLimits, KvIndex};
@@ -102,28 +103,39 @@ impl Fixture {
 
     /// The same with something that makes tokens of texts.
     pub(crate) fn with_tokens(config: &str, endpoints: usize, tokens: TokenSource) -> Self {
+        Self::build(config, endpoints, tokens, Metrics::try_new().unwrap(), Telemetry::off())
+    }
+
+    /// The same with other metrics and traces than the default.
+    pub(crate) fn with(config: &str, endpoints: usize, metrics: Metrics, telemetry: Telemetry) -> Self {
+        Self::build(config, endpoints, TokenSource::default(), metrics, telemetry)
+    }
+
+    fn build(
+        config: &str,
+        endpoints: usize,
+        tokens: TokenSource,
+        metrics: Metrics,
+        telemetry: Telemetry,
+    ) -> Self {
         let registry = Arc::new(registry());
         let config = read_config(&options(config), &registry).unwrap();
         let (tasks, _ends) = Tasks::new();
         let policy = Policy::try_new(&config, &registry, &tasks).unwrap().shared();
         let (pool, index) = (Arc::new(Pool::new("test")), KvIndex::new(IndexLimits::default()));
-        let metrics = Arc::new(Metrics::try_new().unwrap());
+        let metrics = Arc::new(metrics);
         let receipts = Arc::new(ReceiptRing::new(16));
         let expectations = Arc::new(Expectations::new(index.clone()));
         let stale_after = Duration::from_secs(3600);
-        let decider = Arc::new(Decider::new(
-            pool.clone(),
-            policy,
-            index.clone(),
-            expectations,
-            stale_after,
-            metrics.clone(),
-        ));
+        let decider =
+            Decider::new(pool.clone(), policy, index.clone(), expectations, stale_after, metrics.clone());
+        let decider = Arc::new(decider.timing_every(1));
         let reader =
             PromptReader::with_source(tokens, Arc::new(AdapterNames::default()), 2, Duration::from_secs(5));
         let objectives = ["batch=-1", "chat=3"].map(|text| objective_arg(text).unwrap());
         let objectives = Arc::new(Objectives::try_new(&objectives).unwrap());
-        let picker = Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone());
+        let picker =
+            Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone()).traced(telemetry);
         let picker = Arc::new(picker.with_objectives(objectives));
         pool.update(&(0..endpoints).map(spec).collect::<Vec<_>>());
         let snapshot = pool.snapshot();
