@@ -52,22 +52,7 @@ pub fn describe(receipt: &Receipt) -> String {
         (None, None) => "not decided".to_owned(),
     };
     line(&mut text, format_args!("decision {} (request {}): {pick}", receipt.id, receipt.request_id));
-    let tokens = match (receipt.prompt_tokens, receipt.prompt_tokens_estimated) {
-        (Some(tokens), false) => tokens.to_string(),
-        (Some(tokens), true) => format!("about {tokens} (estimated)"),
-        (None, _) => "unknown".to_owned(),
-    };
-    line(
-        &mut text,
-        format_args!(
-            "  model {:?}, {}{}, {} body bytes, {tokens} prompt tokens in {} full blocks",
-            receipt.model,
-            receipt.api,
-            if receipt.stream { ", streamed" } else { "" },
-            receipt.body_bytes,
-            receipt.prompt_blocks
-        ),
-    );
+    request_line(&mut text, receipt);
     if !receipt.objective.is_empty() || receipt.priority != 0 {
         line(&mut text, format_args!("  objective {:?}: priority {}", receipt.objective, receipt.priority));
     }
@@ -108,6 +93,26 @@ pub fn describe(receipt: &Receipt) -> String {
         profile_lines(&mut text, profile, receipt.candidates_considered);
     }
     text
+}
+
+/// What was asked.
+fn request_line(text: &mut String, receipt: &Receipt) {
+    let tokens = match (receipt.prompt_tokens, receipt.prompt_tokens_estimated) {
+        (Some(tokens), false) => tokens.to_string(),
+        (Some(tokens), true) => format!("about {tokens} (estimated)"),
+        (None, _) => "unknown".to_owned(),
+    };
+    line(
+        text,
+        format_args!(
+            "  model {:?}, {}{}, {} body bytes, {tokens} prompt tokens in {} full blocks",
+            receipt.model,
+            receipt.api,
+            if receipt.stream { ", streamed" } else { "" },
+            receipt.body_bytes,
+            receipt.prompt_blocks
+        ),
+    );
 }
 
 fn fallback_lines(text: &mut String, receipt: &Receipt) {
