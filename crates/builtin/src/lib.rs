@@ -8,6 +8,7 @@
 //! - a plugin is a filter or a scorer, so what `context-length-aware` filters is `context-length-filter`;
 //! - a prompt of unknown length counts neither as empty nor by its characters; see
 //!   [`ContextLengthAwareScorer`];
+//! - a session stays with an incarnation of an endpoint, not with its name; see [`SessionAffinityScorer`];
 //! - [`NoHitLruScorer`] remembers incarnations of endpoints, and ranks candidates only;
 //! - [`WeightedRandomPicker`] keeps the proportions of totals however small they are;
 //! - by default endpoints without recent metrics say nothing about saturation; see [`StalenessPolicy`];
@@ -43,6 +44,10 @@ mod random_picker;
 mod running_requests_size_scorer;
 mod saturation_detector;
 mod seeds;
+mod session_affinity;
+mod session_affinity_filter;
+mod session_affinity_scorer;
+mod session_bindings;
 mod token_load_scorer;
 mod topology;
 mod topology_affinity_filter;
@@ -72,6 +77,8 @@ pub use queue_scorer::QueueScorer;
 pub use random_picker::RandomPicker;
 pub use running_requests_size_scorer::RunningRequestsSizeScorer;
 pub use saturation_detector::{Saturation, SaturationDetector};
+pub use session_affinity_filter::SessionAffinityFilter;
+pub use session_affinity_scorer::SessionAffinityScorer;
 pub use token_load_scorer::TokenLoadScorer;
 pub use topology::TopologyLevel;
 pub use topology_affinity_filter::TopologyAffinityFilter;
@@ -162,6 +169,11 @@ fn register_request_filters(registry: &mut Registry) -> Result<(), DuplicateType
         "header-based-testing-filter",
         "keeps the endpoints that the header test-epp-endpoint-selection lists, for tests of gateways",
         |_: NoParameters, _: &mut BuildContext<'_>| Ok(HeaderBasedTestingFilter),
+    )?;
+    registry.filter(
+        "session-affinity-filter",
+        "keeps only the endpoint where the request's session is, if it has one",
+        SessionAffinityFilter::build,
     )
 }
 
@@ -250,6 +262,11 @@ fn register_affinity_scorers(registry: &mut Registry) -> Result<(), DuplicateTyp
         "topology-affinity-scorer",
         "prefers endpoints near the one that an earlier profile picked",
         TopologyAffinityScorer::build,
+    )?;
+    registry.scorer(
+        "session-affinity-scorer",
+        "prefers the endpoint where the request's session is",
+        SessionAffinityScorer::build,
     )
 }
 

@@ -1,7 +1,7 @@
 //! `no-hit-lru-scorer`.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use warmroute_plugin::{
@@ -13,7 +13,7 @@ use crate::producers;
 
 /// Spreads cold requests, whose prompt no endpoint holds, so that caches grow evenly: the endpoint that got
 /// none, or none for the longest time, gets 1, the one that got the last 0, the others steps between. A warm
-/// request gives every endpoint 0.5.
+/// request gives every endpoint 0.5. The order outlives a change of the configuration.
 ///
 /// Endpoints that never got a cold request come in the order of the rows. A request of unknown prompt is
 /// cold. What counts is what this scorer's own profile picked.
@@ -24,7 +24,7 @@ use crate::producers;
 pub struct NoHitLruScorer {
     column: PrefixColumn,
     size: usize,
-    uses: Mutex<Uses>,
+    uses: Arc<Mutex<Uses>>,
 }
 
 const DEFAULT_SIZE: usize = 1024;
@@ -67,7 +67,8 @@ impl Uses {
     fn note(&mut self, endpoint: EndpointId, size: usize) {
         self.cold_requests += 1;
         let is_known = self.last.contains_key(&endpoint);
-        if !is_known
+        // More than one place too many if an earlier configuration had more of them.
+        while !is_known
             && self.last.len() >= size
             && let Some(oldest) = self.last.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id)
         {
@@ -91,7 +92,8 @@ impl NoHitLruScorer {
     pub(crate) fn build(parameters: Parameters, context: &mut BuildContext<'_>) -> Result<Self, BuildError> {
         let column = producers::prefix_column(&parameters.prefix_match_info_producer_name, context)?;
         let size = usize::try_from(parameters.lru_size).ok().filter(|size| *size > 0).unwrap_or(DEFAULT_SIZE);
-        Ok(Self { column, size, uses: Mutex::default() })
+        let uses = context.shared("", Mutex::default);
+        Ok(Self { column, size, uses })
     }
 
     fn is_cold(&self, candidates: &Candidates<'_>) -> bool {
@@ -122,8 +124,6 @@ impl Scorer for NoHitLruScorer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::{collection, prop_assert, prop_assert_eq, proptest};
     use serde_json::{Value, json};
     use warmroute_plugin::testing::{CandidatesFixture, Row, request, scores};

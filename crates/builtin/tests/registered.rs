@@ -35,6 +35,12 @@ prefixMatchInfoProducerName=\"approx-prefix-cache-producer\"
 queue-scorer: scorer unknownMetrics=\"below-fresh\"
 random-picker: picker maxNumOfEndpoints=1
 running-requests-size-scorer: scorer unknownMetrics=\"below-fresh\"
+session-affinity-filter: filter encodedEndpointHeaderConfig={\"header\":\"x-session-token\"} profileName=\"\" \
+sessionIdConfig={\"evictionSweepSeconds\":10.0,\"evictionTtlSeconds\":300.0,\"sources\":[{\"header\":\"x-session-id\"}]} \
+strategy=\"encoded_endpoint_header\"
+session-affinity-scorer: scorer encodedEndpointHeaderConfig={\"header\":\"x-session-token\"} profileName=\"\" \
+sessionIdConfig={\"evictionSweepSeconds\":10.0,\"evictionTtlSeconds\":300.0,\"sources\":[{\"header\":\"x-session-id\"}]} \
+strategy=\"encoded_endpoint_header\"
 token-load-scorer: scorer inFlightLoadProducerName=\"inflight-load-producer\" prefixMatchInfoProducerName=null \
 queueThresholdTokens=4194304
 topology-affinity-filter: filter minAffinity=\"host\" topologyProducerName=null

@@ -23,6 +23,8 @@ const PREFIX_READERS: [&str; 4] =
     ["prefix-cache-scorer", "no-hit-lru-scorer", "prefix-cache-affinity-filter", "prefix-based-pd-decider"];
 /// Types that the peer is about to drop.
 const DEPRECATED_FILTERS: [&str; 2] = ["by-label", "by-label-selector"];
+/// Types with one block of parameters per strategy.
+const SESSION_AFFINITY: [&str; 2] = ["session-affinity-scorer", "session-affinity-filter"];
 /// Reads prefix matches where there are any.
 const TOKEN_LOAD_SCORER: &str = "token-load-scorer";
 const PREFIX_PRODUCER: &str = "precise-prefix-cache-producer";
@@ -106,6 +108,9 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
     };
     let models_source = models_source(&declared, &layer.sources, mistakes);
     let discovery = discovery(&declared, layer.discovery.as_deref(), mistakes);
+    let session_ids = declared.iter().filter(|plugin| plugin.is_host(HostType::SessionIdProducer));
+    let session_id_producers =
+        session_ids.filter_map(|plugin| host_plugins::session_id_producer(plugin, mistakes)).collect();
     CheckedConfig {
         source: source.clone(),
         plugins,
@@ -117,6 +122,7 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
         metrics_extractor,
         models_source,
         discovery,
+        session_id_producers,
         parsers,
         saturation_detector,
         notices: Vec::new(),
@@ -187,6 +193,7 @@ fn scheduling_plugins(
             place: Some(plugin.place),
             parameter_places,
         };
+        note_unread_session_ids(&spec, mistakes);
         let well_written = mistakes.len() == before;
         let fits = match producer {
             Some(producer) if reads_prefix_matches(&spec.plugin_type) => {
@@ -204,6 +211,20 @@ fn scheduling_plugins(
         specs.push(spec);
     }
     specs
+}
+
+/// Says so if a session-affinity plugin has parameters for session ids, and no strategy that reads them.
+fn note_unread_session_ids(spec: &PluginSpec, mistakes: &mut Mistakes) {
+    let is_given = |name| spec.parameters.get(name).is_some();
+    if SESSION_AFFINITY.contains(&spec.plugin_type.as_str())
+        && is_given("sessionIdConfig")
+        && !is_given("strategy")
+    {
+        let message = "sessionIdConfig isn't read: the strategy is encoded_endpoint_header unless the parameters \
+                       say `strategy: session_id`";
+        let place = spec.parameter_places.get("sessionIdConfig").copied().or(spec.place);
+        mistakes.notice(place, format!("{}: {message}", spec.name));
+    }
 }
 
 /// Binds a prefix scorer to the producer, unless it names one itself. Says whether that is possible.

@@ -35,6 +35,8 @@ pub struct CheckedConfig {
     pub models_source: Option<HttpSourceSpec>,
     /// The file that endpoints come from; `None` if they come from elsewhere.
     pub discovery: Option<FileDiscoverySpec>,
+    /// Where session ids are found in requests, in the order of the file.
+    pub session_id_producers: Vec<SessionIdProducerSpec>,
     /// The parsers in the order in which they are tried.
     pub parsers: Vec<Parser>,
     /// What tells how full the pool is, so that requests of negative priority can be refused. It is one of
@@ -181,6 +183,25 @@ pub struct FileDiscoverySpec {
     pub path: PathBuf,
     /// Whether changes of the file are followed; otherwise it is read once.
     pub watch_file: bool,
+}
+
+/// Where a session id is found in requests. Plugins read it as the request's attribute `SessionID/<name>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionIdProducerSpec {
+    /// Its name.
+    pub name: String,
+    /// Where the id is.
+    pub source: SessionIdSource,
+}
+
+/// A place in a request's headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionIdSource {
+    /// The header with this lower-case name.
+    Header(String),
+    /// The cookie with this name.
+    Cookie(String),
 }
 
 /// A parser of request bodies.

@@ -5,11 +5,13 @@ mod file_discovery;
 mod http_source;
 mod metrics_extractor;
 mod precise_prefix;
+mod session_id;
 mod token_producer;
 
 pub(crate) use file_discovery::file_discovery;
 pub(crate) use metrics_extractor::metrics_extractor;
 pub(crate) use precise_prefix::prefix_producer;
+pub(crate) use session_id::session_id_producer;
 pub(crate) use token_producer::token_producer;
 
 use crate::fields::{Fields, Mistakes};

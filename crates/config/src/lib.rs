@@ -35,7 +35,7 @@ pub use built_in::{BUILT_IN, built_in};
 pub use check::check;
 pub use checked::{
     CheckedConfig, FileDiscoverySpec, HttpSourceSpec, Parser, PluginRef, PluginSpec, PrefixProducerSpec,
-    ProfileSpec, SourceTlsSpec,
+    ProfileSpec, SessionIdProducerSpec, SessionIdSource, SourceTlsSpec,
 };
 pub use endpoints::{ListedEndpoint, read_endpoints};
 pub use engine_metrics::{

@@ -18,6 +18,7 @@ pub(crate) enum HostType {
     ModelsSource,
     ModelsExtractor,
     FileDiscovery,
+    SessionIdProducer,
     Parser(Parser),
     /// Something that the host does anyway and that can't be set; why it needs no plugin.
     Always(&'static str),
@@ -61,6 +62,7 @@ pub(crate) const HOST_TYPES: &[(&str, HostType)] = &[
     ("models-data-source", HostType::ModelsSource),
     ("models-data-extractor", HostType::ModelsExtractor),
     ("file-discovery", HostType::FileDiscovery),
+    ("session-id-producer", HostType::SessionIdProducer),
     ("openai-parser", HostType::Parser(Parser::OpenAi)),
     ("anthropic-parser", HostType::Parser(Parser::Anthropic)),
     ("vllmhttp-parser", HostType::Parser(Parser::VllmHttp)),
@@ -114,18 +116,17 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
     (&["multicluster-queue-scorer"], "remove it or use queue-scorer"),
     (&["multicluster-kv-cache-utilization-scorer"], "remove it or use kv-cache-utilization-scorer"),
     (
-        &["slo-headroom-tier-filter", "session-affinity-filter", "multicluster-session-affinity-filter"],
+        &["slo-headroom-tier-filter", "multicluster-session-affinity-filter"],
         "remove it and its place in the profile",
     ),
     (
-        &["latency-scorer", "mm-embeddings-cache-scorer", "session-affinity-scorer"],
+        &["latency-scorer", "mm-embeddings-cache-scorer"],
         "remove it and its place in the profile",
     ),
     (
         &[
             "predicted-latency-producer",
             "mm-embeddings-cache-producer",
-            "session-id-producer",
             "disaggregatedset-rollout-screener",
             "latency-slo-admitter",
             "probabilistic-admitter",

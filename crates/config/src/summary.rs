@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::engine_metrics::DEFAULT_ENGINE;
-use crate::{CheckedConfig, MetricsExtractorSpec, Parser, PluginSpec, TokenBackend};
+use crate::{CheckedConfig, MetricsExtractorSpec, Parser, PluginSpec, SessionIdSource, TokenBackend};
 
 impl CheckedConfig {
     /// A few lines that say what is in effect, for the start-up log. Without notices.
@@ -70,6 +70,13 @@ impl CheckedConfig {
             let _ = write!(text, "\n  endpoints: {} with {}{watched}", file.name, file.path.display());
         }
         let _ = write!(text, "\n  saturation: {}", described(&self.saturation_detector));
+        for producer in &self.session_id_producers {
+            let source = match &producer.source {
+                SessionIdSource::Header(name) => format!("header {name}"),
+                SessionIdSource::Cookie(name) => format!("cookie {name}"),
+            };
+            let _ = write!(text, "\n  session ids: {} from {source}", producer.name);
+        }
         let parsers: Vec<&str> = self.parsers.iter().map(|parser| parser.plugin_type()).collect();
         let _ = write!(text, "\n  parsers: {}", parsers.join(", "));
         text

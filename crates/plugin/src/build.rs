@@ -1,10 +1,14 @@
 //! What happens while a plugin is built from its configuration.
 
+use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::{AdapterColumn, AttributeColumn, Filter, Picker, PrefixColumn, Scorer};
+use crate::fallback_counter::PluginFallback;
+use crate::{
+    AdapterColumn, AttributeColumn, FallbackCounter, Filter, Picker, PrefixColumn, Scorer, SharedStates,
+};
 
 /// A built plugin. Shared, since two profiles may refer to one plugin.
 #[derive(Clone)]
@@ -67,11 +71,24 @@ pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub struct Needs {
     prefix_producers: Vec<String>,
     attributes: Vec<String>,
+    request_attributes: Vec<String>,
     adapters: bool,
+    fallbacks: Vec<PluginFallback>,
     tasks: Vec<(String, Task)>,
+    states: SharedStates,
 }
 
 impl Needs {
+    /// Nothing asked for yet, where plugins find what those before them remembered.
+    pub fn with_states(states: SharedStates) -> Self {
+        Self { states, ..Self::default() }
+    }
+
+    /// What plugins count when they have to do with less; see [`FallbackCounter`].
+    pub fn fallbacks(&self) -> &[PluginFallback] {
+        &self.fallbacks
+    }
+
     /// Names of the prefix producers whose columns must be computed. Their order is the order of the
     /// columns in [`CandidatesBuilder::prefix_matches`](crate::CandidatesBuilder::prefix_matches).
     pub fn prefix_producers(&self) -> &[String] {
@@ -82,6 +99,11 @@ impl Needs {
     /// [`CandidatesBuilder::attributes`](crate::CandidatesBuilder::attributes).
     pub fn attributes(&self) -> &[String] {
         &self.attributes
+    }
+
+    /// Keys of what plugins read of [`InferenceRequest::attribute`](crate::InferenceRequest::attribute).
+    pub fn request_attributes(&self) -> &[String] {
+        &self.request_attributes
     }
 
     /// Whether somebody reads the column of adapters.
@@ -100,7 +122,9 @@ impl fmt::Debug for Needs {
         f.debug_struct("Needs")
             .field("prefix_producers", &self.prefix_producers)
             .field("attributes", &self.attributes)
+            .field("request_attributes", &self.request_attributes)
             .field("adapters", &self.adapters)
+            .field("fallbacks", &self.fallbacks)
             .field("tasks", &self.tasks.iter().map(|(name, _)| name).collect::<Vec<_>>())
             .finish()
     }
@@ -139,10 +163,35 @@ impl<'a> BuildContext<'a> {
         AttributeColumn(place_of(key, &mut self.needs.attributes))
     }
 
+    /// Says that the plugin reads [`InferenceRequest::attribute`](crate::InferenceRequest::attribute) by this key,
+    /// `<data type>/<producer name>`. Whether there is such a producer is the host's to check.
+    pub fn request_attribute(&mut self, key: &str) -> Arc<str> {
+        place_of(key, &mut self.needs.request_attributes);
+        key.into()
+    }
+
     /// Asks for the column that says where every endpoint stands with the request's LoRA adapter.
     pub fn adapters(&mut self) -> AdapterColumn {
         self.needs.adapters = true;
         AdapterColumn(())
+    }
+
+    /// Asks for a counter of how often the plugin has to do with less than it is configured for, for a `reason` of a
+    /// word or two: what operators read in metrics and receipts.
+    pub fn fallback_counter(&mut self, reason: &'static str) -> FallbackCounter {
+        let fallback = PluginFallback::new(self.name, reason);
+        let counter = fallback.counter.clone();
+        self.needs.fallbacks.push(fallback);
+        counter
+    }
+
+    /// What the plugin remembers beyond its own life: when a configuration is replaced, the new plugin of the same
+    /// name gets the `T` of the old one if it asks with the same `key`; else `make` makes one. Put into the key which
+    /// of the parameters must be the same for the state to make sense.
+    ///
+    /// Old and new plugin may use it at once for a moment.
+    pub fn shared<T: Any + Send + Sync>(&self, key: &str, make: impl FnOnce() -> T) -> Arc<T> {
+        self.needs.states.get(self.name, key, make)
     }
 
     /// Hands over a task that runs as long as the plugin is in use. It is started once the whole

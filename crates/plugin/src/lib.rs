@@ -14,9 +14,11 @@ mod build;
 mod candidates;
 mod contract;
 mod endpoint;
+mod fallback_counter;
 mod parameters;
 mod registry;
 mod request;
+mod shared_states;
 pub mod testing;
 
 pub use build::{BuildContext, BuildError, Needs, Plugin, PluginKind, Task};
@@ -28,6 +30,8 @@ pub use contract::{Filter, Picker, Scorer};
 pub use endpoint::{
     AdapterState, Endpoint, EndpointId, EndpointMetrics, InFlight, MetricsState, PrefixMatch,
 };
+pub use fallback_counter::{FallbackCounter, PluginFallback};
 pub use parameters::{NoParameters, Parameter};
 pub use registry::{DuplicateType, PluginType, Registry};
 pub use request::InferenceRequest;
+pub use shared_states::SharedStates;

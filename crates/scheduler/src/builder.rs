@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
-use warmroute_plugin::{BuildContext, BuildError, Needs, Plugin, PluginKind, PrefixColumn, Registry, Task};
+use warmroute_plugin::{BuildContext, BuildError, Needs, Plugin, PluginKind, PrefixColumn, Registry, SharedStates, Task};
 
 use crate::{NamedFilter, NamedPicker, Profile, ProfileHandler, Scheduler, SchedulerError, WeightedScorer};
 
@@ -24,6 +24,8 @@ pub struct BuiltScheduler {
     pub scheduler: Scheduler,
     /// The tasks, each with the name of its plugin.
     pub tasks: Vec<(String, Task)>,
+    /// Keys of the requests' attributes that the plugins read.
+    pub request_attributes: Vec<String>,
 }
 
 /// Why a profile can't be put together.
@@ -82,6 +84,13 @@ impl<'a> SchedulerBuilder<'a> {
             handler: ProfileHandler::Single,
             needs: Needs::default(),
         }
+    }
+
+    /// The same builder, whose plugins find what those of earlier configurations remember. To be called before the
+    /// first plugin is built.
+    #[must_use]
+    pub fn with_states(self, states: SharedStates) -> Self {
+        Self { needs: Needs::with_states(states), ..self }
     }
 
     /// Builds a plugin. Parameters are an object, or null for none.
@@ -154,6 +163,7 @@ impl<'a> SchedulerBuilder<'a> {
         let producers = self.needs.prefix_producers().to_vec();
         let scheduler = Scheduler::try_with_handler(self.profiles, producers, self.handler)?;
         let scheduler = scheduler.with_needs(&self.needs);
-        Ok(BuiltScheduler { scheduler, tasks })
+        let request_attributes = self.needs.request_attributes().to_vec();
+        Ok(BuiltScheduler { scheduler, tasks, request_attributes })
     }
 }

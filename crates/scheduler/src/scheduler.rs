@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderName;
-use warmroute_plugin::{Candidates, InferenceRequest, Needs};
+use warmroute_plugin::{Candidates, InferenceRequest, Needs, PluginFallback};
 
 use crate::profile_handler::PlannedStage;
 use crate::scratch::{Outcome, RunError};
@@ -19,6 +19,7 @@ pub struct Scheduler {
     prefix_producers: Vec<String>,
     attributes: Vec<String>,
     reads_adapters: bool,
+    fallbacks: Vec<PluginFallback>,
 }
 
 /// Why a scheduler can't be made.
@@ -133,13 +134,15 @@ impl Scheduler {
                 return Err(SchedulerError::Weight { profile, scorer, weight });
             }
         }
-        Ok(Self { profiles, handler, plan, prefix_producers, attributes: Vec::new(), reads_adapters: false })
+        let (attributes, fallbacks) = (Vec::new(), Vec::new());
+        Ok(Self { profiles, handler, plan, prefix_producers, attributes, reads_adapters: false, fallbacks })
     }
 
     /// The same scheduler, whose table has what the plugins asked for while they were built beside prefix matches.
     #[must_use]
     pub fn with_needs(self, needs: &Needs) -> Self {
-        Self { attributes: needs.attributes().to_vec(), reads_adapters: needs.adapters(), ..self }
+        let (attributes, fallbacks) = (needs.attributes().to_vec(), needs.fallbacks().to_vec());
+        Self { attributes, reads_adapters: needs.adapters(), fallbacks, ..self }
     }
 
     /// Keys of the attributes whose columns the table needs, in the order of the columns.
@@ -159,6 +162,11 @@ impl Scheduler {
 
     pub(crate) fn plan(&self) -> &[PlannedStage] {
         &self.plan
+    }
+
+    /// What the plugins count when they have to do with less than they are configured for.
+    pub fn fallbacks(&self) -> &[PluginFallback] {
+        &self.fallbacks
     }
 
     /// The profiles.

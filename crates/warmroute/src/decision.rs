@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use warmroute_kv_index::KvIndex;
 use warmroute_plugin::{Endpoint, InferenceRequest, PickHeaders};
-use warmroute_scheduler::{Decision, ScheduleError, Scratch, Stage};
+use warmroute_scheduler::{Decision, ScheduleError, Scheduler, Scratch, Stage};
 
 use crate::engine_events::{Expectation, Expectations};
 use crate::lease::{Charge, HelperLease};
@@ -123,6 +123,8 @@ pub struct Explanation {
     pub block_size_tokens: u32,
     /// Fallbacks that showed during the decision.
     pub fallbacks: Vec<Fallback>,
+    /// What plugins had to do without: name of the plugin and reason.
+    pub plugin_fallbacks: Vec<String>,
     /// The profiles that ran.
     pub profiles: Vec<ProfileTimes>,
     /// The look-up of prefix matches, if there was one.
@@ -228,23 +230,44 @@ impl Decider {
         }
         signals.read_attributes(&snapshot, &policy, &request.target_model);
         let candidates = signals.candidates(&snapshot.endpoints)?;
-        let decision = policy.scheduler.decide(request, &candidates, scratch)?;
-        if conditional_decode::is_asked_for(request) && signals.held_blocks(decision.table_row()).0 == 0 {
-            return Err(NotDecided::NotCached);
+        let decided = policy.scheduler.decide(request, &candidates, scratch);
+        let decided = decided.map_err(NotDecided::from).and_then(|decision| {
+            if conditional_decode::is_asked_for(request) && signals.held_blocks(decision.table_row()).0 == 0 {
+                return Err(NotDecided::NotCached);
+            }
+            let charging = Charging {
+                request,
+                prompt,
+                expects_for: policy.expects_for,
+                expectations: &self.expectations,
+                snapshot: &snapshot,
+                signals,
+            };
+            let mut decided = charge(&policy, &charging, &decision);
+            decided.explanation.profiles = ProfileTimes::of(&decision);
+            decided.explanation.lookup = lookup;
+            decided.explanation.plugins = Some(policy.plugins.clone());
+            Ok(decided)
+        });
+        self.with_plugin_fallbacks(&policy.scheduler, decided)
+    }
+
+    /// What was decided, with what plugins had to do without. To be called under the same lock, so that what was
+    /// counted is this decision's, refused or not.
+    fn with_plugin_fallbacks(
+        &self,
+        scheduler: &Scheduler,
+        mut decided: Result<Decided, NotDecided>,
+    ) -> Result<Decided, NotDecided> {
+        let plugin_fallbacks = plugin_fallbacks(scheduler);
+        match &mut decided {
+            Ok(decided) => decided.explanation.plugin_fallbacks = plugin_fallbacks,
+            Err(_) => {
+                let metric = &self.metrics.requests.fallbacks;
+                metric.with_label_values(&[Fallback::Plugin.as_str()]).inc_by(plugin_fallbacks.len() as u64);
+            }
         }
-        let charging = Charging {
-            request,
-            prompt,
-            expects_for: policy.expects_for,
-            expectations: &self.expectations,
-            snapshot: &snapshot,
-            signals,
-        };
-        let mut decided = charge(&policy, &charging, &decision);
-        decided.explanation.profiles = ProfileTimes::of(&decision);
-        decided.explanation.lookup = lookup;
-        decided.explanation.plugins = Some(policy.plugins.clone());
-        Ok(decided)
+        decided
     }
 
     /// Picks the endpoint with the fewest requests in flight, ties at random, without running the profile.
@@ -302,6 +325,15 @@ fn charge(policy: &Policy, charging: &Charging<'_>, decision: &Decision<'_>) -> 
     let endpoints: Vec<_> = decision.table_rows().map(endpoint).collect();
     let destinations = endpoints.iter().map(|endpoint| routing::destination(handler, endpoint)).collect();
     Decided { endpoints, charge, expectation, helpers, destinations, headers, explanation }
+}
+
+/// What plugins counted since this was last asked.
+fn plugin_fallbacks(scheduler: &Scheduler) -> Vec<String> {
+    let counted = scheduler.fallbacks().iter().filter_map(|fallback| match fallback.counter.take() {
+        0 => None,
+        times => Some(format!("{}: {} ({times}×)", fallback.plugin, fallback.reason)),
+    });
+    counted.collect()
 }
 
 #[cfg(test)]

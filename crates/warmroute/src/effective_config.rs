@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use warmroute_config::{
     CheckedConfig, EngineMetricsSpec, EstimateSpec, FileDiscoverySpec, FramesSpec, HttpSourceSpec,
     MetricsExtractorSpec, PictureTokensSpec, PluginSpec, PrefixProducerSpec, ProfileSpec, ResolutionSpec,
+    SessionIdProducerSpec, SessionIdSource,
     TokenBackend, TokenProducerSpec,
 };
 use warmroute_plugin::{PluginKind, Registry};
@@ -107,6 +108,7 @@ impl EffectiveConfig {
             plugins.push(entry(MODELS_EXTRACTOR, MODELS_EXTRACTOR, json!({})));
         }
         plugins.extend(config.discovery.as_ref().map(file_discovery));
+        plugins.extend(config.session_id_producers.iter().map(session_id_producer));
         let parsers = config.parsers.iter().map(|parser| parser.plugin_type());
         plugins.extend(parsers.clone().map(|parser| entry(parser, parser, json!({}))));
         plugins.extend(handler_entries(&config.handler));
@@ -301,6 +303,14 @@ fn engine_config(engine: &EngineMetricsSpec) -> Value {
 
 fn file_discovery(file: &FileDiscoverySpec) -> PluginEntry {
     entry("file-discovery", &file.name, json!({"path": file.path, "watchFile": file.watch_file}))
+}
+
+fn session_id_producer(producer: &SessionIdProducerSpec) -> PluginEntry {
+    let parameters = match &producer.source {
+        SessionIdSource::Header(name) => json!({"headerName": name}),
+        SessionIdSource::Cookie(name) => json!({"cookieName": name}),
+    };
+    entry("session-id-producer", &producer.name, parameters)
 }
 
 /// A duration as Go writes one, in the largest unit that leaves no fraction.

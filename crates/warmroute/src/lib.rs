@@ -50,6 +50,7 @@ pub mod reload;
 pub mod response_watch;
 pub mod scrape;
 pub mod serve;
+pub mod session_ids;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;

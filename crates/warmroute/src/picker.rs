@@ -111,6 +111,9 @@ impl Picker {
         let read = self.read(request, api, draft).await?;
         let mut inference_request = inference_request(request, &read);
         inference_request.priority = draft.receipt.priority;
+        for producer in &self.decider.policy().session_ids {
+            producer.add_to(&mut inference_request);
+        }
         draft.read(&read);
         let decided = self.decider.decide(&inference_request, read.prompt.as_ref(), subset);
         draft.decided_now();
@@ -316,6 +319,9 @@ impl Draft {
         receipt.pick = endpoints.first().map(|endpoint| endpoint.address.clone());
         for kind in explanation.fallbacks.drain(..) {
             receipt.fallbacks.push(FallbackNote { kind, detail: String::new() });
+        }
+        for detail in explanation.plugin_fallbacks.drain(..) {
+            receipt.fallbacks.push(FallbackNote { kind: Fallback::Plugin, detail });
         }
         self.explanation = explanation;
     }

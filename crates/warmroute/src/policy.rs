@@ -8,12 +8,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use warmroute_builtin::SaturationDetector;
 use warmroute_config::{CheckedConfig, Parser};
 use warmroute_inference_api::{ApiParser, ParserList};
-use warmroute_plugin::Registry;
+use warmroute_plugin::{Registry, SharedStates};
 use warmroute_scheduler::Scheduler;
 
 use crate::attributes::Attribute;
 use crate::plugin_names::PluginNames;
-use crate::profile::build_scheduler;
+use crate::profile::build_scheduler_with;
+use crate::session_ids::SessionIdProducer;
 use crate::tasks::Tasks;
 
 /// How requests are decided. Immutable; a changed configuration makes a new one.
@@ -37,8 +38,12 @@ pub struct Policy {
     pub parsers: ParserList,
     /// What its plugins are called.
     pub plugins: Arc<PluginNames>,
+    /// What finds session ids in requests; usually none.
+    pub session_ids: Vec<SessionIdProducer>,
     /// The configuration in words.
     pub summary: String,
+    /// What the plugins remember, for those of the next policy.
+    states: SharedStates,
     /// Ends the plugins' tasks when the last decision by this policy is over.
     _plugin_tasks: DropGuard,
 }
@@ -47,9 +52,31 @@ impl Policy {
     /// Builds the plugins and starts their tasks.
     ///
     /// # Errors
-    /// See [`build_scheduler`]; or the saturation detector can't be built.
+    /// See [`build_scheduler`](crate::profile::build_scheduler); or the saturation detector can't be built.
     pub fn try_new(config: &CheckedConfig, registry: &Registry, tasks: &Tasks) -> anyhow::Result<Self> {
-        let built = build_scheduler(config, registry)?;
+        Self::with_states(config, registry, tasks, SharedStates::default())
+    }
+
+    /// The policy that comes after this one: plugins that stay find what they remember.
+    ///
+    /// # Errors
+    /// See [`build_scheduler`](crate::profile::build_scheduler).
+    pub fn successor(
+        &self,
+        config: &CheckedConfig,
+        registry: &Registry,
+        tasks: &Tasks,
+    ) -> anyhow::Result<Self> {
+        Self::with_states(config, registry, tasks, self.states.clone())
+    }
+
+    fn with_states(
+        config: &CheckedConfig,
+        registry: &Registry,
+        tasks: &Tasks,
+        states: SharedStates,
+    ) -> anyhow::Result<Self> {
+        let built = build_scheduler_with(config, registry, states.clone())?;
         let stop = CancellationToken::new();
         for (_, task) in built.tasks {
             let stop = stop.clone();
@@ -72,7 +99,9 @@ impl Policy {
             saturation_detector_name: detector.name.as_str().into(),
             parsers: config.parsers.iter().filter_map(|parser| api_parser(*parser)).collect(),
             plugins: Arc::new(PluginNames::of(config)),
+            session_ids: config.session_id_producers.iter().filter_map(SessionIdProducer::new).collect(),
             summary: config.summary(),
+            states,
             _plugin_tasks: stop.drop_guard(),
         })
     }

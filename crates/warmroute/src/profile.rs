@@ -7,13 +7,14 @@ use anyhow::Context;
 use warmroute_config::{
     BUILT_IN, CheckedConfig, ConfigError, KnownTypes, ParameterMistake, PluginSpec, SchedulingKind, check,
 };
-use warmroute_plugin::{BuildContext, Needs, PluginKind, Registry};
+use warmroute_plugin::{BuildContext, Needs, PluginKind, Registry, SharedStates};
 use warmroute_scheduler::{BuiltScheduler, SchedulerBuilder};
 
 use crate::attributes::Attribute;
 use crate::cli::ServeOptions;
 use crate::handler::profile_handler;
 use crate::reload::read_bounded;
+use crate::session_ids::key_of;
 
 /// The text of a configuration and where it is from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +95,19 @@ fn takes_parameters(registry: &Registry, plugin: &PluginSpec) -> Result<(), Para
 /// # Errors
 /// A profile can't be put together, or a plugin reads prefix matches or an attribute that nothing produces.
 pub fn build_scheduler(config: &CheckedConfig, registry: &Registry) -> anyhow::Result<BuiltScheduler> {
-    let mut builder = SchedulerBuilder::new(registry);
+    build_scheduler_with(config, registry, SharedStates::default())
+}
+
+/// The same, with plugins that find what those of the configuration before remember.
+///
+/// # Errors
+/// See [`build_scheduler`].
+pub fn build_scheduler_with(
+    config: &CheckedConfig,
+    registry: &Registry,
+    states: SharedStates,
+) -> anyhow::Result<BuiltScheduler> {
+    let mut builder = SchedulerBuilder::new(registry).with_states(states);
     let profiles = || config.profiles.iter().filter(|profile| config.handler.runs(&profile.name));
     // A plugin that is in no profile that runs isn't built, so that nothing is computed for it.
     let named = |plugin: &&PluginSpec| {
@@ -118,5 +131,12 @@ pub fn build_scheduler(config: &CheckedConfig, registry: &Registry) -> anyhow::R
         );
     }
     Attribute::find_all(built.scheduler.attributes(), config)?;
+    for wanted in &built.request_attributes {
+        anyhow::ensure!(
+            config.session_id_producers.iter().any(|producer| key_of(producer) == *wanted),
+            "a plugin reads the request's attribute {wanted:?}, and nothing produces it: declare a session-id-producer \
+             of this name"
+        );
+    }
     Ok(built)
 }

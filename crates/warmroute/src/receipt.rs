@@ -59,11 +59,13 @@ pub enum Fallback {
     UnknownObjective,
     /// The client asks for another model by a header, which isn't acted upon: the body's model stays.
     ModelRewriteIgnored,
+    /// A plugin had to do with less than it is configured for; the detail says which and why.
+    Plugin,
 }
 
 impl Fallback {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NoTokenizer,
         Self::NotTokenizable,
         Self::LikelyRefusedByEngine,
@@ -85,6 +87,7 @@ impl Fallback {
         Self::SaturationUnknown,
         Self::UnknownObjective,
         Self::ModelRewriteIgnored,
+        Self::Plugin,
     ];
 
     /// The word used in metrics, receipts and logs.
@@ -111,6 +114,7 @@ impl Fallback {
             Self::SaturationUnknown => "saturation-unknown",
             Self::UnknownObjective => "unknown-objective",
             Self::ModelRewriteIgnored => "model-rewrite-ignored",
+            Self::Plugin => "plugin",
         }
     }
 }

@@ -13,7 +13,6 @@ use warmroute_plugin::Registry;
 
 use crate::decision::Decider;
 use crate::metrics::Metrics;
-use crate::policy::Policy;
 use crate::profile::known_types;
 use crate::tasks::Tasks;
 
@@ -109,7 +108,8 @@ impl ConfigWatch {
         if let Some(part) = needs_restart(running, &config) {
             bail!("{part} can't change while running: restart to change it, or put it back");
         }
-        self.decider.swap(Policy::try_new(&config, &self.registry, &self.tasks)?.shared());
+        let policy = self.decider.policy().successor(&config, &self.registry, &self.tasks)?;
+        self.decider.swap(policy.shared());
         Ok(config)
     }
 }

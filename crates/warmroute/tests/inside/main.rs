@@ -14,6 +14,7 @@ mod picking;
 mod reload;
 mod rendering;
 mod repository;
+mod sessions;
 mod stages;
 mod subscription;
 mod traces;
