@@ -18,6 +18,7 @@ setup: target/tokenizers/qwen2.5/.complete target/tools/envoy/.complete ## Fetch
 .PHONY: test
 test: setup lint ## Everything that must hold: lint, unit, property, parity and end-to-end tests.
 	$(CARGO) test --workspace --locked
+	$(MAKE) --no-print-directory custom
 
 .PHONY: lint
 lint: ## Formatting, clippy and rustdoc with warnings as errors, shell scripts.
@@ -25,6 +26,18 @@ lint: ## Formatting, clippy and rustdoc with warnings as errors, shell scripts.
 	for script in deploy/setup/*.sh .ci/run; do sh -n $$script || exit 1; done
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+# The template is a workspace of its own. It gets our lock file, profiles and target folder, so that what is built
+# already isn't built again.
+CUSTOM = --manifest-path deploy/custom/Cargo.toml
+CUSTOM_BUILD = --config Cargo.toml $(CUSTOM) --target-dir $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: custom
+custom: ## The template of a scorer crate (deploy/custom) by itself, against the contract alone.
+	cp Cargo.lock deploy/custom/Cargo.lock
+	$(CARGO) fmt $(CUSTOM) -p acme -p acme-picker --check
+	$(CARGO) clippy $(CUSTOM_BUILD) -p acme --all-targets -- -D warnings
+	$(CARGO) test $(CUSTOM_BUILD) -p acme
 
 .PHONY: bench
 bench: setup ## What each step costs, as ratios to bare baselines; writes target/bench/summary.json.

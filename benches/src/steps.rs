@@ -4,6 +4,7 @@ mod decision;
 mod duel;
 mod echo;
 mod events;
+mod expression;
 mod ext_proc;
 mod index;
 mod parse;
@@ -19,13 +20,14 @@ use crate::timing::Effort;
 pub type Run = fn(Effort, &mut Report) -> anyhow::Result<()>;
 
 /// Name, what it is about in a line, and how to run it.
-pub const ALL: [(&str, &str, Run); 8] = [
+pub const ALL: [(&str, &str, Run); 9] = [
     ("parse", "request bodies to typed requests", parse::run),
     ("tokenize", "unseen text to block keys, against HF tokenizers 0.23.2", tokenize::run),
     ("events", "msgpack payloads of KV events, against rmp-serde", events::run),
     ("index", "block keys, ingest, look-ups", index::run),
     ("scrape", "a metrics page of vLLM to what picking needs", scrape::run),
     ("decision", "filters, scorers and picker over a table of endpoints", decision::run),
+    ("expression", "a row in an expression, beside a built-in scorer", expression::run),
     ("ext_proc", "whole streams with token-id prompts, against a bare tonic echo", ext_proc::run),
     (
         "response_chunks",

@@ -194,6 +194,12 @@ const PARTS: &[HostPart] = &[
     ),
     part("tokenizer", "producer", "deprecated name of token-producer", TOKENS),
     part(
+        "session-id-producer",
+        "producer",
+        "finds session ids in requests, in a header or in a cookie: exactly one of them must be given",
+        &[not_set("headerName"), not_set("cookieName"), unused("lruSize"), unused("ttl")],
+    ),
+    part(
         "metrics-data-source",
         "source",
         "fetches each engine's metrics page",

@@ -119,10 +119,7 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
         &["slo-headroom-tier-filter", "multicluster-session-affinity-filter"],
         "remove it and its place in the profile",
     ),
-    (
-        &["latency-scorer", "mm-embeddings-cache-scorer"],
-        "remove it and its place in the profile",
-    ),
+    (&["latency-scorer", "mm-embeddings-cache-scorer"], "remove it and its place in the profile"),
     (
         &[
             "predicted-latency-producer",

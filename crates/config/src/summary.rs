@@ -9,16 +9,7 @@ impl CheckedConfig {
     /// A few lines that say what is in effect, for the start-up log. Without notices.
     pub fn summary(&self) -> String {
         let mut text = format!("configuration {}", self.source.name());
-        for profile in &self.profiles {
-            let plugins = profile.plugins.iter().map(|reference| {
-                let plugin = self.plugins.iter().find(|plugin| plugin.name == reference.plugin_ref);
-                let plugin = plugin.map_or_else(|| reference.plugin_ref.clone(), described);
-                if reference.weight == 1.0 { plugin } else { format!("{plugin} × {}", reference.weight) }
-            });
-            let plugins: Vec<String> = plugins.collect();
-            // Writing to a String can't fail.
-            let _ = write!(text, "\n  profile {}: {}", profile.name, plugins.join(", "));
-        }
+        self.add_profiles(&mut text);
         if let Some(handler) = self.handler.summary() {
             let _ = write!(text, "\n  handler: {handler}");
         }
@@ -71,15 +62,25 @@ impl CheckedConfig {
         }
         let _ = write!(text, "\n  saturation: {}", described(&self.saturation_detector));
         for producer in &self.session_id_producers {
-            let source = match &producer.source {
-                SessionIdSource::Header(name) => format!("header {name}"),
-                SessionIdSource::Cookie(name) => format!("cookie {name}"),
-            };
-            let _ = write!(text, "\n  session ids: {} from {source}", producer.name);
+            let _ = write!(text, "\n  session ids: {} from {}", producer.name, place(&producer.source));
         }
         let parsers: Vec<&str> = self.parsers.iter().map(|parser| parser.plugin_type()).collect();
         let _ = write!(text, "\n  parsers: {}", parsers.join(", "));
         text
+    }
+
+    /// A line per profile, with its plugins.
+    fn add_profiles(&self, text: &mut String) {
+        for profile in &self.profiles {
+            let plugins = profile.plugins.iter().map(|reference| {
+                let plugin = self.plugins.iter().find(|plugin| plugin.name == reference.plugin_ref);
+                let plugin = plugin.map_or_else(|| reference.plugin_ref.clone(), described);
+                if reference.weight == 1.0 { plugin } else { format!("{plugin} × {}", reference.weight) }
+            });
+            let plugins: Vec<String> = plugins.collect();
+            // Writing to a String can't fail.
+            let _ = write!(text, "\n  profile {}: {}", profile.name, plugins.join(", "));
+        }
     }
 }
 
@@ -99,6 +100,13 @@ fn extracted(extractor: &MetricsExtractorSpec) -> String {
         let _ = write!(text, ", with the attributes {}", keys.join(", "));
     }
     text
+}
+
+fn place(source: &SessionIdSource) -> String {
+    match source {
+        SessionIdSource::Header(name) => format!("header {name}"),
+        SessionIdSource::Cookie(name) => format!("cookie {name}"),
+    }
 }
 
 fn described(plugin: &PluginSpec) -> String {

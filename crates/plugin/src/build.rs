@@ -195,7 +195,11 @@ impl<'a> BuildContext<'a> {
     }
 
     /// Hands over a task that runs as long as the plugin is in use. It is started once the whole
-    /// configuration is built, and cancelled when the configuration is replaced.
+    /// configuration is built, and cancelled when the configuration is replaced, at whatever it then awaits. A task that
+    /// ends or panics isn't started again.
+    ///
+    /// The host runs it on a multi-threaded tokio runtime with timers and IO: a task that needs one of them has tokio as
+    /// a dependency of its own.
     pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.needs.tasks.push((self.name.to_owned(), Box::pin(task)));
     }

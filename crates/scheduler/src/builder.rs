@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
-use warmroute_plugin::{BuildContext, BuildError, Needs, Plugin, PluginKind, PrefixColumn, Registry, SharedStates, Task};
+use warmroute_plugin::{
+    BuildContext, BuildError, Needs, Plugin, PluginKind, PrefixColumn, Registry, SharedStates, Task,
+};
 
 use crate::{NamedFilter, NamedPicker, Profile, ProfileHandler, Scheduler, SchedulerError, WeightedScorer};
 

@@ -32,7 +32,7 @@ impl Default for Warmroute {
 impl Warmroute {
     /// With the built-in plugins.
     pub fn new() -> Self {
-        Self { registers: vec![warmroute_builtin::register] }
+        Self { registers: vec![warmroute_builtin::register, warmroute_expression::register] }
     }
 
     /// Adds the plugins that `register` registers.

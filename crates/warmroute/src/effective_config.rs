@@ -9,8 +9,7 @@ use serde_json::{Map, Value, json};
 use warmroute_config::{
     CheckedConfig, EngineMetricsSpec, EstimateSpec, FileDiscoverySpec, FramesSpec, HttpSourceSpec,
     MetricsExtractorSpec, PictureTokensSpec, PluginSpec, PrefixProducerSpec, ProfileSpec, ResolutionSpec,
-    SessionIdProducerSpec, SessionIdSource,
-    TokenBackend, TokenProducerSpec,
+    SessionIdProducerSpec, SessionIdSource, TokenBackend, TokenProducerSpec,
 };
 use warmroute_plugin::{PluginKind, Registry};
 

@@ -4,7 +4,9 @@
 
 mod commands;
 mod compatibility;
+mod docs;
 mod engines;
+mod expressions;
 mod fixture;
 mod leases;
 mod metrics_page;

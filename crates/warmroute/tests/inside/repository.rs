@@ -36,6 +36,11 @@ fn a_scorer_crate_depends_on_little() {
         .filter(|name| !name.is_empty() && !name.starts_with('#'))
         .collect();
     assert_eq!(names, ["http", "serde", "serde_json", "thiserror"]);
+    assert!(!manifest.contains("[target") && !manifest.contains("[build-dependencies"));
+    // And the template's plugins need nothing of ours beside it.
+    let template = std::fs::read_to_string(root().join("deploy/custom/acme/Cargo.toml")).unwrap();
+    let ours: Vec<&str> = template.lines().filter(|line| line.contains("path =")).collect();
+    assert_eq!(ours, [r#"warmroute-plugin = { path = "../../../crates/plugin" }"#]);
 }
 
 #[test]

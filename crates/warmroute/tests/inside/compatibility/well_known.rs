@@ -161,6 +161,6 @@ pub(super) const ROWS: &[Row] = &[
                 },
             ],
         },
-        until: &["session-affinity-scorer"],
+        until: &[],
     },
 ];
