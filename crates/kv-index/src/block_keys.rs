@@ -20,6 +20,13 @@ pub struct KeyExtras<'a> {
 const BUFFERED_TOKENS: usize = 256;
 const PARENT_BYTES: usize = 8;
 
+/// Where a block's tokens stand behind the key before them, to be hashed.
+pub(crate) struct KeyBuffer([u8; PARENT_BYTES + 4 * BUFFERED_TOKENS]);
+
+impl KeyBuffer {
+    pub(crate) const EMPTY: Self = Self([0; PARENT_BYTES + 4 * BUFFERED_TOKENS]);
+}
+
 /// Appends the keys of all full blocks of a prompt, first block first. Nothing is appended for a block size of 0.
 ///
 /// The key of a block is XXH3-64 over the key before it and the block's tokens, all little endian; before the first
@@ -31,7 +38,7 @@ pub fn block_keys(tokens: &[u32], block_size_tokens: u32, extras: &KeyExtras<'_>
     }
     keys.reserve(tokens.len() / block_size);
     let mut parent = chain_seed(block_size_tokens, Adapter::of_name(extras.lora), extras.cache_salt);
-    let mut buffer = [0; PARENT_BYTES + 4 * BUFFERED_TOKENS];
+    let mut buffer = KeyBuffer::EMPTY;
     for block in tokens.chunks_exact(block_size) {
         parent = next_key(parent, block, &mut buffer);
         keys.push(parent);
@@ -80,19 +87,15 @@ pub(crate) fn chain_seed(block_size_tokens: u32, adapter: Adapter<'_>, cache_sal
 }
 
 /// A tagged piece with its length, so that no two lists of pieces give the same bytes.
-fn update_piece(hash: &mut Xxh3, tag: u8, bytes: &[u8]) {
+pub(crate) fn update_piece(hash: &mut Xxh3, tag: u8, bytes: &[u8]) {
     hash.update(&[tag]);
     hash.update(&(bytes.len() as u64).to_le_bytes());
     hash.update(bytes);
 }
 
-fn next_key(
-    parent: BlockKey,
-    block: &[u32],
-    buffer: &mut [u8; PARENT_BYTES + 4 * BUFFERED_TOKENS],
-) -> BlockKey {
+pub(crate) fn next_key(parent: BlockKey, block: &[u32], buffer: &mut KeyBuffer) -> BlockKey {
     let end = PARENT_BYTES + 4 * block.len();
-    let Some(used) = buffer.get_mut(..end) else { return next_long_key(parent, block) };
+    let Some(used) = buffer.0.get_mut(..end) else { return next_long_key(parent, block) };
     let (head, body) = used.split_at_mut(PARENT_BYTES);
     head.copy_from_slice(&parent.0.to_le_bytes());
     for (bytes, token) in body.as_chunks_mut::<4>().0.iter_mut().zip(block) {
@@ -114,13 +117,13 @@ fn next_long_key(parent: BlockKey, block: &[u32]) -> BlockKey {
 /// The keys of announced blocks, one after the other.
 pub(crate) struct KeyChain {
     parent: BlockKey,
-    buffer: [u8; PARENT_BYTES + 4 * BUFFERED_TOKENS],
+    buffer: KeyBuffer,
 }
 
 impl KeyChain {
     /// A chain that goes on after `parent`, a key or a [`chain_seed`].
     pub(crate) fn after(parent: BlockKey) -> Self {
-        Self { parent, buffer: [0; PARENT_BYTES + 4 * BUFFERED_TOKENS] }
+        Self { parent, buffer: KeyBuffer::EMPTY }
     }
 
     /// The key of the next block. `extras` are what the block depends on besides its tokens and what the seed holds;
@@ -160,7 +163,7 @@ fn update_extra(hash: &mut Xxh3, extra: &ExtraKey) {
 #[cfg(test)]
 mod tests {
     use super::{
-        Adapter, BUFFERED_TOKENS, BlockKey, KeyChain, KeyExtras, block_keys, chain_seed, next_key,
+        Adapter, BUFFERED_TOKENS, BlockKey, KeyBuffer, KeyChain, KeyExtras, block_keys, chain_seed, next_key,
         next_long_key, predicted_cached_tokens,
     };
     use std::collections::HashSet;
@@ -209,7 +212,7 @@ mod tests {
     #[test]
     fn long_blocks_hash_the_same_way() {
         let block: Vec<u32> = (0..BUFFERED_TOKENS as u32).map(|token| token * 977).collect();
-        let mut buffer = [0; 8 + 4 * BUFFERED_TOKENS];
+        let mut buffer = KeyBuffer::EMPTY;
         for len in [1, 16, 59, 60, 255, 256] {
             let parent = BlockKey(len as u64);
             assert_eq!(next_key(parent, &block[..len], &mut buffer), next_long_key(parent, &block[..len]));

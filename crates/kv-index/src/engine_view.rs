@@ -226,7 +226,7 @@ impl EngineView {
             } else {
                 // What comes after a block that was left out has no place either.
                 if is_broken {
-                    self.index.refuse_block();
+                    self.index.refuse_blocks(1);
                 }
                 applied.refused_blocks += 1;
                 is_broken = true;

@@ -96,9 +96,11 @@ impl KvIndex {
     /// # Errors
     /// [`IndexError::TooManyEngines`].
     pub fn add_engine(self: &Arc<Self>) -> Result<EngineView, IndexError> {
-        let slot =
-            self.slots.take().ok_or(IndexError::TooManyEngines { max_engines: self.slots.capacity() })?;
-        Ok(EngineView::new(Arc::clone(self), slot))
+        Ok(EngineView::new(Arc::clone(self), self.take_slot()?))
+    }
+
+    pub(crate) fn take_slot(&self) -> Result<EngineSlot, IndexError> {
+        self.slots.take().ok_or(IndexError::TooManyEngines { max_engines: self.slots.capacity() })
     }
 
     /// The block size that an engine has announced, in tokens; `None` before its first usable event.
@@ -181,22 +183,23 @@ impl KvIndex {
 
     /// Room for one more entry, or false (and counted) if the index is full.
     pub(crate) fn reserve_entry(&self) -> bool {
-        let max_entries = self.limits.max_entries;
-        let reserved = self
-            .entries
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |entries| {
-                (entries < max_entries).then_some(entries + 1)
-            })
-            .is_ok();
+        let reserved = self.try_reserve_entries(1);
         if !reserved {
-            self.refused_blocks.fetch_add(1, Ordering::Relaxed);
+            self.refuse_blocks(1);
         }
         reserved
     }
 
-    /// Counts a block for which there would have been room, but not for the one before it.
-    pub(crate) fn refuse_block(&self) {
-        self.refused_blocks.fetch_add(1, Ordering::Relaxed);
+    /// Room for so many more entries, or false.
+    pub(crate) fn try_reserve_entries(&self, count: usize) -> bool {
+        let max_entries = self.limits.max_entries;
+        let more = |entries: usize| entries.checked_add(count).filter(|entries| *entries <= max_entries);
+        self.entries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Counts blocks for which there was no room, or would have been, but not for the ones before them.
+    pub(crate) fn refuse_blocks(&self, blocks: u64) {
+        self.refused_blocks.fetch_add(blocks, Ordering::Relaxed);
     }
 
     pub(crate) fn free_entries(&self, count: usize) {

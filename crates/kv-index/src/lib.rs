@@ -8,7 +8,9 @@
 //! - The write side: one [`EngineView`] per engine, owned by whoever reads that engine's events.
 //! - The read side: [`block_keys`] of a prompt, then [`KvIndex::lookup`] for all engines at once.
 //! - Between pick and event: [`KvIndex::expect`].
+//! - Where there are no events: [`ApproximateIndex`], which knows what was sent to an endpoint.
 
+mod approximate_index;
 mod block_keys;
 mod engine_view;
 mod expectation;
@@ -19,9 +21,11 @@ mod kv_index;
 mod lookup;
 mod run;
 mod runs;
+mod sent_order;
 mod slots;
 pub mod vllm_hash;
 
+pub use approximate_index::{ApproximateExtras, ApproximateIndex, SentBlocks, approximate_keys};
 pub use block_keys::{BlockKey, KeyExtras, block_keys, predicted_cached_tokens};
 pub use engine_view::{Applied, EngineView};
 pub use expectation::Expectation;

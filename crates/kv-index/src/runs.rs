@@ -11,8 +11,8 @@ use crate::run::{NO_RUN, Run};
 /// Where a block is. Stays found as long as the slot that was given it holds the block, however runs are split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
-    run: u32,
-    position: u32,
+    pub(crate) run: u32,
+    pub(crate) position: u32,
 }
 
 /// All blocks that any slot holds, as runs of successive blocks: a radix tree with long edges, whose branches are found
