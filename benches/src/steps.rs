@@ -1,5 +1,6 @@
 //! The benches, in the order of a request's path.
 
+mod approximate_index;
 mod decision;
 mod duel;
 mod echo;

@@ -21,7 +21,7 @@ const SHARED_BLOCKS: usize = 32;
 /// Blocks that one round of ingest stores.
 const INGEST_BLOCKS: usize = 51_200;
 
-/// Keys, ingest, then the table of look-ups.
+/// Keys, ingest, then the table of look-ups, then the same for what is sent.
 pub(super) fn run(effort: Effort, report: &mut Report) -> anyhow::Result<()> {
     let tokens = Numbers(5).token_ids(512 * BLOCK_SIZE_TOKENS as usize);
     let mut keys = Vec::with_capacity(512);
@@ -37,10 +37,10 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> anyhow::Result<()> {
             lookups(blocks, engines, effort, report)?;
         }
     }
-    Ok(())
+    super::approximate_index::run(effort, report)
 }
 
-fn scaled(cost: Spread, by: f64) -> Spread {
+pub(super) fn scaled(cost: Spread, by: f64) -> Spread {
     Spread { median: cost.median / by, low: cost.low / by, high: cost.high / by }
 }
 

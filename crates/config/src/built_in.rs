@@ -3,7 +3,8 @@
 use crate::{CheckedConfig, ConfigError, KnownTypes, check};
 
 /// The text of [`built_in`]: the weights are those of the llm-d EPP's own default
-/// (`pkg/epp/config/loader/defaults.go` in github.com/llm-d/llm-d-router), prefix matches are exact.
+/// (`pkg/epp/config/loader/defaults.go` in github.com/llm-d/llm-d-router), prefix matches are exact where an engine's KV events
+/// are seen.
 pub const BUILT_IN: &str = "\
 apiVersion: llm-d.ai/v1
 kind: EndpointPickerConfig
@@ -11,9 +12,8 @@ plugins:
 - type: queue-scorer
 - type: kv-cache-utilization-scorer
 - type: prefix-cache-scorer
-  parameters:
-    prefixMatchInfoProducerName: precise-prefix-cache-producer
-- type: precise-prefix-cache-producer
+- type: prefix-cache-producer
+  name: approx-prefix-cache-producer
 - type: metrics-data-source
 - type: core-metrics-extractor
 - type: max-score-picker

@@ -1,14 +1,15 @@
 //! From the text to the checked configuration.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::fields::{Fields, Mistakes};
-use crate::peer_types::{DETECTORS, HostType};
+use crate::peer_types::{DETECTORS, HostType, PRECISE_SCORER};
 use crate::place::Source;
 use crate::plugins::{self, Declared, Kind};
-use crate::profiles::{self, free_name};
+use crate::prefix_binding::PrefixBinding;
+use crate::profiles;
 use crate::sections::SourceRef;
-use crate::yaml::{Node, shown};
+use crate::yaml::Node;
 use crate::{
     CheckedConfig, ConfigError, FileDiscoverySpec, HttpSourceSpec, KnownTypes, MetricsExtractorSpec, Place,
     PluginSpec, PrefixProducerSpec, TokenBackend, TokenProducerSpec, handlers, host_plugins, sections, text,
@@ -18,19 +19,11 @@ const KIND: &str = "EndpointPickerConfig";
 const API_VERSIONS: [&str; 3] =
     ["llm-d.ai/v1", "llm-d.ai/v1alpha1", "inference.networking.x-k8s.io/v1alpha1"];
 
-/// Types that read prefix matches and can't do without; the parameter that names the producer is the same for all.
-const PREFIX_READERS: [&str; 4] =
-    ["prefix-cache-scorer", "no-hit-lru-scorer", "prefix-cache-affinity-filter", "prefix-based-pd-decider"];
 /// Types that the peer is about to drop.
 const DEPRECATED_FILTERS: [&str; 2] = ["by-label", "by-label-selector"];
 /// Types with one block of parameters per strategy.
 const SESSION_AFFINITY: [&str; 2] = ["session-affinity-scorer", "session-affinity-filter"];
-/// Reads prefix matches where there are any.
-const TOKEN_LOAD_SCORER: &str = "token-load-scorer";
-const PREFIX_PRODUCER: &str = "precise-prefix-cache-producer";
-const PEERS_PREFIX_PRODUCER: &str = "approx-prefix-cache-producer";
 const METRICS_EXTRACTOR: &str = "core-metrics-extractor";
-pub(crate) const PRODUCER_PARAMETER: &str = "prefixMatchInfoProducerName";
 
 /// Reads and checks a configuration: YAML or JSON. `name` is what to call it in errors, usually its path.
 ///
@@ -86,21 +79,23 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
     });
     fields.finish(mistakes);
 
-    let prefix_producer = prefix_producer(&declared, mistakes);
-    let mut plugins = scheduling_plugins(&declared, prefix_producer.as_ref(), known, mistakes);
+    let mut binding = PrefixBinding::read(&declared, mistakes);
+    let mut plugins = scheduling_plugins(&declared, &mut binding, known, mistakes);
+    let in_flight_prefix_producer = in_flight_prefix_producer(&declared, &binding, mistakes);
     let saturation_detector = saturation_detector(detector.or(old_detector), &plugins);
     plugins.extend(profiles.injected_picker.map(|name| injected(name, "max-score-picker")));
     let around = handlers::Surroundings {
         declared: &declared,
         profiles: &profiles.profiles,
         plugins: &plugins,
-        prefix_producer: prefix_producer.as_ref(),
+        prefixes: &binding,
     };
     let handler = handlers::read(&around, mistakes);
     note_unused(&declared, &profiles.profiles, &saturation_detector, mistakes);
     let token_producer = plugins::only(&declared, HostType::TokenProducer, mistakes)
         .and_then(|plugin| host_plugins::token_producer(plugin, mistakes));
-    note_estimate(&declared, prefix_producer.as_ref(), token_producer.as_ref(), mistakes);
+    let prefix_producers = binding.finish(&declared, mistakes);
+    note_estimate(&declared, &prefix_producers, token_producer.as_ref(), mistakes);
     let metrics_source = metrics_source(&declared, layer.inject_defaults, mistakes);
     let metrics_extractor = match plugins::only(&declared, HostType::MetricsExtractor, mistakes) {
         Some(plugin) => host_plugins::metrics_extractor(plugin, mistakes),
@@ -116,7 +111,8 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
         plugins,
         profiles: profiles.profiles,
         handler,
-        prefix_producer,
+        prefix_producers,
+        in_flight_prefix_producer,
         token_producer,
         metrics_source,
         metrics_extractor,
@@ -155,60 +151,46 @@ fn envelope(fields: &mut Fields<'_>, mistakes: &mut Mistakes) {
     }
 }
 
-/// The one producer of prefix matches: the configured one, or one with defaults if a scorer needs it.
-fn prefix_producer(declared: &[Declared<'_>], mistakes: &mut Mistakes) -> Option<PrefixProducerSpec> {
-    if let Some(plugin) = plugins::only(declared, HostType::PrefixProducer, mistakes) {
-        return Some(host_plugins::prefix_producer(plugin, mistakes));
-    }
-    let wanted = declared.iter().any(|plugin| PREFIX_READERS.contains(&plugin.plugin_type.as_str()));
-    wanted.then(|| PrefixProducerSpec::new(free_name(PREFIX_PRODUCER, declared)))
+/// The producer whose matches say what a request costs, if `inflight-load-producer` names one.
+fn in_flight_prefix_producer(
+    declared: &[Declared<'_>],
+    binding: &PrefixBinding,
+    mistakes: &mut Mistakes,
+) -> Option<String> {
+    let plugin = plugins::only(declared, HostType::InFlightProducer, mistakes)?;
+    let named = host_plugins::in_flight(plugin, mistakes);
+    binding.resolve(named, mistakes)
 }
 
-fn reads_prefix_matches(plugin_type: &str) -> bool {
-    plugin_type == TOKEN_LOAD_SCORER || PREFIX_READERS.contains(&plugin_type)
-}
-
+/// The plugins to build, each with the producer that it reads prefix matches from.
 fn scheduling_plugins(
     declared: &[Declared<'_>],
-    producer: Option<&PrefixProducerSpec>,
+    binding: &mut PrefixBinding,
     known: &KnownTypes,
     mistakes: &mut Mistakes,
 ) -> Vec<PluginSpec> {
     let mut specs = Vec::new();
+    let mut badly_written = Vec::new();
     for plugin in declared.iter().filter(|plugin| plugin.scheduling().is_some()) {
         if DEPRECATED_FILTERS.contains(&plugin.plugin_type.as_str()) {
             let message = format!("{} is deprecated: use label-selector-filter", plugin.plugin_type);
             mistakes.notice(plugin.place, message);
         }
         let before = mistakes.len();
-        let mut parameter_places = std::collections::BTreeMap::new();
-        let parameters = match plugin.parameters {
-            Some(node) => node.to_json(&mut parameter_places, mistakes),
-            None => Value::Object(Map::new()),
-        };
-        let mut spec = PluginSpec {
-            name: plugin.name.clone(),
-            plugin_type: plugin.plugin_type.clone(),
-            parameters,
-            place: Some(plugin.place),
-            parameter_places,
-        };
+        let spec = plugin_spec(plugin, mistakes);
         note_unread_session_ids(&spec, mistakes);
-        let well_written = mistakes.len() == before;
-        let fits = match producer {
-            Some(producer) if reads_prefix_matches(&spec.plugin_type) => {
-                let is_declared = declared.iter().any(|plugin| plugin.is_host(HostType::PrefixProducer));
-                bind(&mut spec, producer, is_declared, mistakes)
-            }
-            _ => true,
-        };
-        if well_written
-            && fits
-            && let Err(mistake) = known.check(&spec)
-        {
+        specs.push(spec);
+        if mistakes.len() > before {
+            badly_written.push(plugin.name.clone());
+        }
+    }
+    let unbound = binding.bind(&mut specs, mistakes);
+    for spec in
+        specs.iter().filter(|spec| !unbound.contains(&spec.name) && !badly_written.contains(&spec.name))
+    {
+        if let Err(mistake) = known.check(spec) {
             mistakes.push(spec.mistake(&mistake.path, mistake.message));
         }
-        specs.push(spec);
     }
     specs
 }
@@ -227,49 +209,22 @@ fn note_unread_session_ids(spec: &PluginSpec, mistakes: &mut Mistakes) {
     }
 }
 
-/// Binds a prefix scorer to the producer, unless it names one itself. Says whether that is possible.
-fn bind(
-    spec: &mut PluginSpec,
-    producer: &PrefixProducerSpec,
-    is_declared: bool,
-    mistakes: &mut Mistakes,
-) -> bool {
-    let place = spec.place.unwrap_or(Place::START);
-    // Parameters of another shape are for the parameter check to refuse.
-    let Some(parameters) = spec.parameters.as_object_mut() else { return true };
-    match parameters.get(PRODUCER_PARAMETER) {
-        None => {
-            parameters.insert(PRODUCER_PARAMETER.to_owned(), json!(producer.name));
-            let origin = if is_declared { "" } else { ", which is added with its defaults" };
-            let message = format!(
-                "{} reads exact prefix matches from {}{origin}; without a producer's name the llm-d EPP reads those \
-                 of {PEERS_PREFIX_PRODUCER}",
-                spec.name, producer.name
-            );
-            mistakes.notice(place, message);
-            true
-        }
-        Some(Value::String(name)) if *name == producer.name => true,
-        Some(Value::String(name)) => {
-            let (message, hint) = no_such_producer(name, producer);
-            let mistake = spec.mistake(PRODUCER_PARAMETER, message).with_hint(hint);
-            mistakes.push(mistake);
-            false
-        }
-        Some(_) => true,
+fn plugin_spec(plugin: &Declared<'_>, mistakes: &mut Mistakes) -> PluginSpec {
+    let mut parameter_places = std::collections::BTreeMap::new();
+    // The parameters of this type are its producer's.
+    let is_precise_scorer = plugin.plugin_type == PRECISE_SCORER;
+    let parameters = match plugin.parameters.filter(|_| !is_precise_scorer) {
+        Some(node) => node.to_json(&mut parameter_places, mistakes),
+        None => Value::Object(Map::new()),
+    };
+    let plugin_type = if is_precise_scorer { "prefix-cache-scorer" } else { &plugin.plugin_type };
+    PluginSpec {
+        name: plugin.name.clone(),
+        plugin_type: plugin_type.to_owned(),
+        parameters,
+        place: Some(plugin.place),
+        parameter_places,
     }
-}
-
-/// What to say of a producer's name that isn't `producer`'s, and what to do.
-pub(crate) fn no_such_producer(name: &str, producer: &PrefixProducerSpec) -> (String, String) {
-    if name == PEERS_PREFIX_PRODUCER {
-        let message = format!("{PEERS_PREFIX_PRODUCER} is known, but not available in this version");
-        let hint =
-            format!("remove {PRODUCER_PARAMETER}: the exact matches of {} are read then", producer.name);
-        return (message, hint);
-    }
-    let message = format!("there is no prefix producer called {}", shown(name));
-    (message, format!("did you mean {:?}?", producer.name))
 }
 
 /// The pool's saturation detector: the one that is referred to by name or, if it isn't declared, by type; else, as at
@@ -330,18 +285,20 @@ fn note_unused(
 /// Says that exact matches need exact tokens, where the file asks for both matches and an estimate.
 fn note_estimate(
     declared: &[Declared<'_>],
-    prefix: Option<&PrefixProducerSpec>,
+    prefix: &[PrefixProducerSpec],
     tokens: Option<&TokenProducerSpec>,
     mistakes: &mut Mistakes,
 ) {
-    if let (Some(prefix), Some(tokens)) = (prefix, tokens)
+    let is_exact = |producer: &&PrefixProducerSpec| matches!(producer, PrefixProducerSpec::Precise(_));
+    if let (Some(prefix), Some(tokens)) = (prefix.iter().find(is_exact), tokens)
         && matches!(tokens.backend, TokenBackend::Estimate(_))
         && let Some(plugin) = declared.iter().find(|plugin| plugin.is_host(HostType::TokenProducer))
     {
         let message = format!(
             "{} only estimates tokens, so {} can never find a match for a prompt of text; it needs `local: {{path: …}}` \
              or vllm",
-            tokens.name, prefix.name
+            tokens.name,
+            prefix.name()
         );
         mistakes.notice(plugin.place, message);
     }

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::place::Source;
 use crate::{
-    ConfigError, MetricsExtractorSpec, Mistake, Notice, Place, ProfileHandlerSpec, TokenProducerSpec,
+    ConfigError, MetricsExtractorSpec, Mistake, Notice, Place, PrefixProducerSpec, ProfileHandlerSpec,
+    TokenProducerSpec,
 };
 
 /// A configuration without mistakes, with every default filled in.
@@ -23,8 +24,10 @@ pub struct CheckedConfig {
     pub profiles: Vec<ProfileSpec>,
     /// What chooses among them.
     pub handler: ProfileHandlerSpec,
-    /// The producer of exact prefix matches; `None` if nothing asks for prefix matches.
-    pub prefix_producer: Option<PrefixProducerSpec>,
+    /// The producers of prefix matches, in the order of the file, the exact one first; an injected one comes last.
+    pub prefix_producers: Vec<PrefixProducerSpec>,
+    /// Whose prefix matches say how much of a request its engine has to compute; `None` if the file doesn't say.
+    pub in_flight_prefix_producer: Option<String>,
     /// Where token ids come from; `None` if the configuration doesn't say, which leaves an estimate.
     pub token_producer: Option<TokenProducerSpec>,
     /// How metrics are scraped; `None` if `dataLayer.injectDefaults` is false and there is no source.
@@ -124,25 +127,6 @@ pub struct PluginRef {
     pub plugin_ref: String,
     /// What a scorer's scores are multiplied by; finite. Means nothing for filters and pickers.
     pub weight: f64,
-}
-
-/// The producer of exact prefix matches, from the engines' KV events.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct PrefixProducerSpec {
-    /// Its name, which scorers refer to.
-    pub name: String,
-    /// Whether the blocks of a request that was just sent are expected at its engine until the engine's own
-    /// events come.
-    pub speculative_indexing: bool,
-    /// For how long at least, counted from the pick.
-    pub speculative_ttl: Duration,
-    /// Topic prefix of the subscription; empty takes every topic.
-    pub topic_filter: String,
-    /// Threads that apply events; at least 1.
-    pub concurrency: u32,
-    /// Port of the engines' event socket at their own host, for rank 0; `None` if the file doesn't say.
-    pub socket_port: Option<u16>,
 }
 
 /// A page that is fetched from every endpoint again and again: metrics, or models.

@@ -8,9 +8,10 @@ use crate::handler_spec::{HandlerKind, ProfileHandlerSpec};
 use crate::host_plugins::{PORT, none};
 use crate::peer_types::{HandlerType, HostType};
 use crate::plugins::{Declared, Kind};
+use crate::prefix_binding::PrefixBinding;
 use crate::suggest::did_you_mean;
 use crate::yaml::shown;
-use crate::{Place, PluginSpec, PrefixProducerSpec, ProfileSpec};
+use crate::{Place, PluginSpec, ProfileSpec};
 
 /// What handlers are checked against.
 pub(crate) struct Surroundings<'a, 'n> {
@@ -18,7 +19,7 @@ pub(crate) struct Surroundings<'a, 'n> {
     pub(crate) profiles: &'a [ProfileSpec],
     /// Bound to their prefix producers.
     pub(crate) plugins: &'a [PluginSpec],
-    pub(crate) prefix_producer: Option<&'a PrefixProducerSpec>,
+    pub(crate) prefixes: &'a PrefixBinding,
 }
 
 /// Reads the handler and its deciders.

@@ -95,6 +95,16 @@ const TOKENS: &[HostParameter] = &[
     refused("udsTokenizerConfig"),
 ];
 
+const APPROXIMATE: &[HostParameter] = &[
+    is("autoTune", "true"),
+    is("blockSizeTokens", "16"),
+    is("minBlockSizeTokens", "1"),
+    is("maxPrefixTokensToMatch", "131072"),
+    is("lruCapacityPerServer", "31250"),
+    not_set("maxPrefixBlocksToMatch"),
+    not_set("blockSize"),
+];
+
 const PARTS: &[HostPart] = &[
     part("single-profile-handler", "profile handler", "runs the only scheduling profile", &[]),
     part(
@@ -184,6 +194,44 @@ const PARTS: &[HostPart] = &[
             not_set("kvEventsConfig.podDiscoveryConfig.socketPort"),
             unused("tokenProcessorConfig"),
             unused("indexerConfig"),
+        ],
+    ),
+    part(
+        "approx-prefix-cache-producer",
+        "producer",
+        "tells which leading blocks of a prompt were sent to each endpoint",
+        APPROXIMATE,
+    ),
+    part(
+        "prefix-cache-producer",
+        "producer",
+        "tells what an engine holds by its KV events where they are seen, else what was sent there",
+        APPROXIMATE,
+    ),
+    part(
+        "burst-prefix-cache-producer",
+        "producer",
+        "as approx-prefix-cache-producer: every pick sees the one before it, so a burst needs no window",
+        &[
+            is("blockSizeTokens", "64"),
+            is("maxPrefixTokensToMatch", "0"),
+            unused("windowDurationMs"),
+            unused("maxPerReplica"),
+            unused("minColocateBlocks"),
+            unused("maxBatchSize"),
+            unused("balanceBy"),
+        ],
+    ),
+    part(
+        "inflight-load-producer",
+        "built in",
+        "requests in flight are always counted",
+        &[
+            not_set("prefixMatchInfoProducerName"),
+            refused("addEstimatedOutputTokens"),
+            unused("outputRatio"),
+            unused("maxEstimatedOutputTokens"),
+            unused("syncCrossReplicaState"),
         ],
     ),
     part(

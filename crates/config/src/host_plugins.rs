@@ -1,14 +1,18 @@
 //! Parameters of the plugins that are parts of the host.
 
+mod approximate_prefix;
 mod estimate;
 mod file_discovery;
 mod http_source;
+mod in_flight;
 mod metrics_extractor;
 mod precise_prefix;
 mod session_id;
 mod token_producer;
 
+pub(crate) use approximate_prefix::{approximate_prefix, burst_prefix};
 pub(crate) use file_discovery::file_discovery;
+pub(crate) use in_flight::in_flight;
 pub(crate) use metrics_extractor::metrics_extractor;
 pub(crate) use precise_prefix::prefix_producer;
 pub(crate) use session_id::session_id_producer;

@@ -22,6 +22,8 @@ mod peer_type_list;
 mod peer_types;
 mod place;
 mod plugins;
+mod prefix_binding;
+mod prefix_producer;
 mod profiles;
 mod scalar;
 mod sections;
@@ -34,8 +36,8 @@ mod yaml;
 pub use built_in::{BUILT_IN, built_in};
 pub use check::check;
 pub use checked::{
-    CheckedConfig, FileDiscoverySpec, HttpSourceSpec, Parser, PluginRef, PluginSpec, PrefixProducerSpec,
-    ProfileSpec, SessionIdProducerSpec, SessionIdSource, SourceTlsSpec,
+    CheckedConfig, FileDiscoverySpec, HttpSourceSpec, Parser, PluginRef, PluginSpec, ProfileSpec,
+    SessionIdProducerSpec, SessionIdSource, SourceTlsSpec,
 };
 pub use endpoints::{ListedEndpoint, read_endpoints};
 pub use engine_metrics::{
@@ -50,6 +52,7 @@ pub use host_parts::{Default as ParameterDefault, HostParameter, HostPart, host_
 pub use known_types::{KnownTypes, ParameterMistake, SchedulingKind};
 pub use peer_type_list::{PeerType, peer_types};
 pub use place::{ConfigError, Mistake, Notice, Place, Source};
+pub use prefix_producer::{ApproximatePrefixSpec, PrecisePrefixSpec, PrefixLimit, PrefixProducerSpec};
 pub use token_producer_spec::{
     EstimateSpec, FramesSpec, ImageEstimateSpec, PictureTokensSpec, ResolutionSpec, TokenBackend,
     TokenProducerSpec, VideoEstimateSpec, VllmBackendSpec,

@@ -1,6 +1,6 @@
 //! Which plugin types of the llm-d Router EPP the host knows, for listings.
 
-use crate::peer_types::{HOST_TYPES, HostType, unavailable, unavailable_names};
+use crate::peer_types::{HOST_TYPES, HostType, PRECISE_SCORER, unavailable, unavailable_names};
 
 /// What a configuration gets when it names a plugin type of the llm-d Router EPP that isn't linked as a filter,
 /// scorer or picker.
@@ -22,7 +22,9 @@ pub enum PeerType {
 /// The plugin types of the llm-d Router EPP that aren't filters, scorers or pickers linked here: first the host's,
 /// then those that are refused.
 pub fn peer_types() -> impl Iterator<Item = (&'static str, PeerType)> {
-    let host = HOST_TYPES.iter().map(|(name, host)| {
+    // One type is ours.
+    let host = HOST_TYPES.iter().filter(|(_, host)| *host != HostType::ExactFirstProducer);
+    let host = host.map(|(name, host)| {
         let always = match host {
             HostType::Always(why) => Some(*why),
             _ => None,
@@ -31,5 +33,5 @@ pub fn peer_types() -> impl Iterator<Item = (&'static str, PeerType)> {
     });
     let refused = unavailable_names()
         .filter_map(|name: &'static str| Some((name, PeerType::Unavailable { hint: unavailable(name)? })));
-    host.chain(refused)
+    host.chain([(PRECISE_SCORER, PeerType::Host { always: None })]).chain(refused)
 }

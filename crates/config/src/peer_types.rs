@@ -12,6 +12,10 @@ pub(crate) enum HostType {
     /// Writes the headers of a disaggregated request, which the handler does anyway.
     HeaderWriter,
     PrefixProducer,
+    ApproximateProducer,
+    BurstProducer,
+    ExactFirstProducer,
+    InFlightProducer,
     TokenProducer,
     MetricsSource,
     MetricsExtractor,
@@ -41,6 +45,8 @@ pub(crate) enum DeciderType {
     Prefix,
     Multimodal,
 }
+/// An older type that is both an exact producer of prefix matches and a `prefix-cache-scorer`.
+pub(crate) const PRECISE_SCORER: &str = "precise-prefix-cache-scorer";
 
 /// What the host has, by type.
 pub(crate) const HOST_TYPES: &[(&str, HostType)] = &[
@@ -55,6 +61,10 @@ pub(crate) const HOST_TYPES: &[(&str, HostType)] = &[
     ("disagg-headers-handler", HostType::HeaderWriter),
     ("prefill-header-handler", HostType::HeaderWriter),
     ("precise-prefix-cache-producer", HostType::PrefixProducer),
+    ("approx-prefix-cache-producer", HostType::ApproximateProducer),
+    ("burst-prefix-cache-producer", HostType::BurstProducer),
+    ("prefix-cache-producer", HostType::ExactFirstProducer),
+    ("inflight-load-producer", HostType::InFlightProducer),
     ("token-producer", HostType::TokenProducer),
     ("tokenizer", HostType::TokenProducer),
     ("metrics-data-source", HostType::MetricsSource),
@@ -73,7 +83,6 @@ pub(crate) const HOST_TYPES: &[(&str, HostType)] = &[
         HostType::Always("every endpoint's events are subscribed to as soon as it is known"),
     ),
     ("topology-extractor", HostType::Always("topology plugins read the labels of endpoints as they are")),
-    ("inflight-load-producer", HostType::Always("requests in flight are always counted")),
     ("fcfs-ordering-policy", HostType::Always("requests aren't queued")),
     ("global-strict-fairness-policy", HostType::Always("requests aren't queued")),
     ("static-usage-limit-policy", HostType::Always("requests aren't queued")),
@@ -95,19 +104,8 @@ pub(crate) fn unavailable(plugin_type: &str) -> Option<&'static str> {
 
 /// Types that the peer has and this version hasn't, with what to do.
 const UNAVAILABLE: &[(&[&str], &str)] = &[
-    (
-        &[
-            "approx-prefix-cache-producer",
-            "multicluster-approx-prefix-cache-producer",
-            "burst-prefix-cache-producer",
-        ],
-        "approximate prefix matches come later; remove it, and prefix-cache-scorer reads the exact ones of \
-         precise-prefix-cache-producer",
-    ),
-    (
-        &["precise-prefix-cache-scorer", "multicluster-prefix-cache-scorer"],
-        "use precise-prefix-cache-producer with prefix-cache-scorer",
-    ),
+    (&["multicluster-approx-prefix-cache-producer"], "use approx-prefix-cache-producer"),
+    (&["multicluster-prefix-cache-scorer"], "use prefix-cache-scorer"),
     (&["p2p-source-producer"], "remove it"),
     (
         &["lmetric-scorer"],

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::fields::{Fields, Mistakes};
-use crate::peer_types::{HOST_TYPES, HostType, host_type, unavailable, unavailable_names};
+use crate::peer_types::{HOST_TYPES, HostType, PRECISE_SCORER, host_type, unavailable, unavailable_names};
 use crate::suggest::did_you_mean;
 use crate::yaml::{Node, shown};
 use crate::{KnownTypes, Place, SchedulingKind};
@@ -30,6 +30,13 @@ impl Declared<'_> {
         match self.kind {
             Kind::Scheduling(kind) => Some(kind),
             Kind::Host(_) | Kind::Broken => None,
+        }
+    }
+
+    pub(crate) fn host(&self) -> Option<HostType> {
+        match self.kind {
+            Kind::Host(host) => Some(host),
+            Kind::Scheduling(_) | Kind::Broken => None,
         }
     }
 
@@ -74,7 +81,8 @@ fn broken<'n>(name: &str, place: Place) -> Declared<'n> {
 }
 
 fn kind(plugin_type: &str, place: Place, known: &KnownTypes, mistakes: &mut Mistakes) -> Kind {
-    if let Some(kind) = known.kind(plugin_type) {
+    let scheduling_type = if plugin_type == PRECISE_SCORER { "prefix-cache-scorer" } else { plugin_type };
+    if let Some(kind) = known.kind(scheduling_type) {
         return Kind::Scheduling(kind);
     }
     if let Some(host) = host_type(plugin_type) {
@@ -86,7 +94,10 @@ fn kind(plugin_type: &str, place: Place, known: &KnownTypes, mistakes: &mut Mist
         return Kind::Broken;
     }
     let host = HOST_TYPES.iter().map(|(name, _)| -> &str { name });
-    let hint = did_you_mean(plugin_type, known.names().chain(host).chain(unavailable_names()));
+    let hint = did_you_mean(
+        plugin_type,
+        known.names().chain(host).chain([PRECISE_SCORER]).chain(unavailable_names()),
+    );
     let linked = || {
         let names: Vec<&str> = known.names().collect();
         format!("no crate that is linked into this binary registers it; there are {}", names.join(", "))

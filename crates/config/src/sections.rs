@@ -303,6 +303,7 @@ const EXTRACTORS: &Expected = &Expected {
         "core-metrics-extractor",
         "models-data-extractor",
         "precise-prefix-cache-producer",
+        "precise-prefix-cache-scorer",
         "topology-extractor",
     ],
 };

@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 
 use crate::engine_metrics::DEFAULT_ENGINE;
-use crate::{CheckedConfig, MetricsExtractorSpec, Parser, PluginSpec, SessionIdSource, TokenBackend};
+use crate::{
+    ApproximatePrefixSpec, CheckedConfig, MetricsExtractorSpec, Parser, PluginSpec, PrefixProducerSpec,
+    SessionIdSource, TokenBackend,
+};
 
 impl CheckedConfig {
     /// A few lines that say what is in effect, for the start-up log. Without notices.
@@ -13,21 +16,9 @@ impl CheckedConfig {
         if let Some(handler) = self.handler.summary() {
             let _ = write!(text, "\n  handler: {handler}");
         }
-        if let Some(producer) = &self.prefix_producer {
-            let speculative = match producer.speculative_indexing {
-                true => format!(", picked blocks expected for at least {:?}", producer.speculative_ttl),
-                false => String::new(),
-            };
-            let port = producer.socket_port.map_or_else(String::new, |port| format!(" on port {port}"));
-            let topic = match producer.topic_filter.as_str() {
-                "" => String::new(),
-                prefix => format!(" of topics {prefix:?}"),
-            };
-            let _ = write!(
-                text,
-                "\n  prefix matches: {} from KV events{topic}{port}{speculative}",
-                producer.name
-            );
+        for producer in &self.prefix_producers {
+            // Writing to a String can't fail.
+            let _ = write!(text, "\n  prefix matches: {}", prefix_producer(producer));
         }
         if let Some(producer) = &self.token_producer {
             let _ = match &producer.backend {
@@ -106,6 +97,38 @@ fn place(source: &SessionIdSource) -> String {
     match source {
         SessionIdSource::Header(name) => format!("header {name}"),
         SessionIdSource::Cookie(name) => format!("cookie {name}"),
+    }
+}
+
+fn prefix_producer(producer: &PrefixProducerSpec) -> String {
+    let name = producer.name();
+    match producer {
+        PrefixProducerSpec::Precise(spec) => {
+            let speculative = match spec.speculative_indexing {
+                true => format!(", picked blocks expected for at least {:?}", spec.speculative_ttl),
+                false => String::new(),
+            };
+            let port = spec.socket_port.map_or_else(String::new, |port| format!(" on port {port}"));
+            let topic = match spec.topic_filter.as_str() {
+                "" => String::new(),
+                prefix => format!(" of topics {prefix:?}"),
+            };
+            format!("{name} from KV events{topic}{port}{speculative}")
+        }
+        PrefixProducerSpec::Approximate(spec) | PrefixProducerSpec::Burst(spec) => {
+            format!("{name} from what was sent{}", approximate(spec))
+        }
+        PrefixProducerSpec::ExactFirst(spec) => {
+            format!("{name} from KV events where they are seen, else from what was sent{}", approximate(spec))
+        }
+    }
+}
+
+fn approximate(spec: &ApproximatePrefixSpec) -> String {
+    let size = spec.block_size_tokens.max(spec.min_block_size_tokens);
+    match spec.auto_tune {
+        true => " in blocks of each engine's size".to_owned(),
+        false => format!(" in blocks of {size} tokens, {} per endpoint", spec.capacity_blocks),
     }
 }
 

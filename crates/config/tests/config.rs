@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::json;
 use warmroute_config::{
     BUILT_IN, CheckedConfig, ConfigError, EstimateSpec, FramesSpec, ImageEstimateSpec, KnownTypes,
-    ParameterMistake, Parser, PictureTokensSpec, Place, PluginSpec, SchedulingKind, TokenBackend,
-    VideoEstimateSpec, VllmBackendSpec, built_in, check,
+    ParameterMistake, Parser, PictureTokensSpec, Place, PluginSpec, PrefixProducerSpec, SchedulingKind,
+    TokenBackend, VideoEstimateSpec, VllmBackendSpec, built_in, check,
 };
 use warmroute_plugin::{BuildContext, Needs, PluginKind, Registry};
 
@@ -84,7 +84,10 @@ fn the_built_in_configuration_is_right() {
         ("max-score-picker", 1.0),
     ];
     assert_eq!(references(&config), expected);
-    assert_eq!(config.prefix_producer.as_ref().unwrap().name, "precise-prefix-cache-producer");
+    let [PrefixProducerSpec::ExactFirst(producer)] = &*config.prefix_producers else {
+        panic!("{:?}", config.prefix_producers)
+    };
+    assert_eq!(producer.name, "approx-prefix-cache-producer");
     assert_eq!(config.metrics_source.as_ref().unwrap().path, "/metrics");
     assert_eq!(config.parsers, [Parser::OpenAi, Parser::Anthropic, Parser::VllmHttp, Parser::Passthrough]);
     assert_eq!(config.notices, []);
@@ -93,8 +96,9 @@ fn the_built_in_configuration_is_right() {
         config.summary(),
         "configuration built-in default\n  \
          profile default: queue-scorer × 2, kv-cache-utilization-scorer × 2, prefix-cache-scorer \
-         {\"prefixMatchInfoProducerName\":\"precise-prefix-cache-producer\"} × 3, max-score-picker\n  \
-         prefix matches: precise-prefix-cache-producer from KV events, picked blocks expected for at least 2s\n  \
+         {\"prefixMatchInfoProducerName\":\"approx-prefix-cache-producer\"} × 3, max-score-picker\n  \
+         prefix matches: approx-prefix-cache-producer from KV events where they are seen, else from what was sent in \
+         blocks of each engine's size\n  \
          metrics: /metrics on the endpoint's port\n  \
          saturation: utilization-detector\n  \
          parsers: openai-parser, anthropic-parser, vllmhttp-parser, passthrough-parser"
@@ -157,28 +161,6 @@ fn an_injected_name_never_clashes() {
 }
 
 #[test]
-fn a_prefix_scorer_reads_the_exact_producer() {
-    let of = |body: &str| {
-        let config = checked(body);
-        let parameters = config.plugins[0].parameters["prefixMatchInfoProducerName"].clone();
-        (parameters, config.prefix_producer.clone().map(|producer| producer.name), config)
-    };
-    let (name, producer, config) = of("plugins:\n- type: prefix-cache-scorer\n");
-    assert_eq!(name, "precise-prefix-cache-producer");
-    assert_eq!(producer.as_deref(), Some("precise-prefix-cache-producer"));
-    assert!(has_notice(&config, Some(4), "which is added with its defaults"));
-    let (name, producer, config) =
-        of("plugins:\n- type: prefix-cache-scorer\n- {type: precise-prefix-cache-producer, name: exact}\n");
-    assert_eq!((name, producer.as_deref()), (json!("exact"), Some("exact")));
-    assert!(has_notice(&config, Some(4), "reads exact prefix matches from exact;"));
-    let (_, _, config) = of(
-        "plugins:\n- type: prefix-cache-scorer\n  parameters:\n    prefixMatchInfoProducerName: exact\n- {type: precise-prefix-cache-producer, name: exact}\n",
-    );
-    assert!(!config.notices.iter().any(|notice| notice.message.contains("reads exact")));
-    assert_eq!(checked("plugins:\n- type: queue-scorer\n").prefix_producer, None);
-}
-
-#[test]
 fn the_precise_producer_has_its_parameters() {
     let config = checked(
         "plugins:
@@ -196,7 +178,7 @@ fn the_precise_producer_has_its_parameters() {
       podDiscoveryConfig: {socketPort: 5560, podLabelSelector: a=b}
 ",
     );
-    let producer = config.prefix_producer.as_ref().unwrap();
+    let producer = config.kv_events().unwrap();
     assert!(producer.speculative_indexing);
     assert_eq!(producer.speculative_ttl, Duration::from_secs(90));
     assert_eq!(
@@ -482,9 +464,9 @@ const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
     ("plugins:\n- type: 12\n", 4, "type of a plugin must be a text, not 12 (put it in quotes)"),
     ("plugins:\n- type: acme\n", 4, "there is no plugin type \"acme\" (no crate that is linked"),
     (
-        "plugins:\n- type: approx-prefix-cache-producer\n",
+        "plugins:\n- type: multicluster-approx-prefix-cache-producer\n",
         4,
-        "plugin type approx-prefix-cache-producer is known, but not available in this version (approximate prefix matches come later;",
+        "plugin type multicluster-approx-prefix-cache-producer is known, but not available in this version (use approx-prefix-cache-producer)",
     ),
     (
         "plugins:\n- type: single-profile-handler\n- {type: single-profile-handler, name: b}\n",
@@ -497,14 +479,9 @@ const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
         "single-profile-handler has no field \"a\" (it takes no parameters;",
     ),
     (
-        "plugins:\n- type: prefix-cache-scorer\n  parameters:\n    prefixMatchInfoProducerName: approx-prefix-cache-producer\n",
-        6,
-        "plugin prefix-cache-scorer: approx-prefix-cache-producer is known, but not available",
-    ),
-    (
         "plugins:\n- type: prefix-cache-scorer\n  parameters:\n    prefixMatchInfoProducerName: other\n",
         6,
-        "plugin prefix-cache-scorer: there is no prefix producer called \"other\" (did you mean \"precise-prefix-cache-producer\"?)",
+        "plugin prefix-cache-scorer: there is no prefix producer called \"other\" (remove prefixMatchInfoProducerName, or add a producer of this name)",
     ),
     (
         "plugins:\n- type: precise-prefix-cache-producer\n  parameters:\n    kvEventsConfig:\n      zmqEndpoint: tcp://0.0.0.0:5557\n",

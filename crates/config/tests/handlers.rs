@@ -123,16 +123,16 @@ fn the_old_handler_has_a_decider_and_may_have_a_port() {
     let config = taken(&of("primaryPort: 8000, prefixPluginType: x"), &PD);
     assert_eq!(stages(&config).primary_port, Some(8000));
     let decider = stages(&config).prefill.as_ref().unwrap().decider.as_ref().unwrap();
-    let producer = "precise-prefix-cache-producer".to_owned();
+    let producer = "approx-prefix-cache-producer".to_owned();
     assert_eq!(
         decider.kind,
         DeciderKind::UncachedTokens { non_cached_tokens: 16, prompt_tokens: 500, producer }
     );
-    assert_eq!(config.prefix_producer.as_ref().unwrap().name, "precise-prefix-cache-producer");
+    assert_eq!(config.prefix_producers[0].name(), "approx-prefix-cache-producer");
     for (line, part) in [
         (4, "pd-profile-handler is deprecated: use disagg-profile-handler"),
         (4, "prefixPluginType isn't used"),
-        (5, "reads prefix matches from precise-prefix-cache-producer; the llm-d EPP reads those of approx"),
+        (5, "reads prefix matches from approx-prefix-cache-producer, which is added with its defaults"),
         (6, "prefill-header-handler is deprecated"),
     ] {
         assert!(has_notice(&config, line, part), "{part}: {:?}", config.notices);
@@ -286,7 +286,7 @@ const SINGLE_MISTAKES: &[(&str, &[&str], u32, &str)] = &[
         "- type: disagg-profile-handler\n  parameters: {deciders: {prefill: d}}\n- type: prefix-based-pd-decider\n  name: d\n  parameters: {nonCachedTokens: 1, prefixMatchInfoProducerName: other}\n",
         &["decode", "prefill"],
         8,
-        "there is no prefix producer called \"other\" (did you mean \"precise-prefix-cache-producer\"?)",
+        "there is no prefix producer called \"other\" (did you mean \"approx-prefix-cache-producer\"?)",
     ),
     (
         "- type: pd-profile-handler\n",

@@ -17,6 +17,12 @@ pub enum DemoError {
         /// What to do.
         hint: &'static str,
     },
+    /// Something that a scenario expects did not come out.
+    #[error("not as expected: {}", missed.join("; "))]
+    Missed {
+        /// Each expectation that was missed, in words.
+        missed: Vec<String>,
+    },
     /// A file could not be read or written.
     #[error("cannot {action} {}", path.display())]
     File {

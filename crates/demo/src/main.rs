@@ -13,13 +13,14 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use warmroute_demo::DemoError;
 use warmroute_demo::harness::{EnvoyConfig, PickerTransport, Recipe, Tools};
 use warmroute_demo::machine;
 use warmroute_demo::policy::Policy;
-use warmroute_demo::report::{Report, ScenarioReport, table};
+use warmroute_demo::report::{ExpectationReport, Report, ScenarioReport, table};
 use warmroute_demo::run::PreparedScenario;
 use warmroute_demo::running::Running;
-use warmroute_demo::scenario::ScenarioFile;
+use warmroute_demo::scenario::{Scenario, ScenarioFile};
 use warmroute_tokenize::ModelTokenizer;
 
 use crate::console::{Console, try_it};
@@ -164,13 +165,21 @@ async fn run(options: RunOptions) -> anyhow::Result<()> {
     let scenario_names = chosen(&options.scenario, all);
     // Every name is looked up before anything is started.
     let scenarios: Vec<_> = scenario_names.iter().map(|name| file.get(name)).collect::<Result<_, _>>()?;
-    let policy_names = chosen(&options.policy, file.policies.clone());
-    let policies: Vec<_> =
-        policy_names.iter().map(|name| Policy::load(&tools.root, name)).collect::<Result<_, _>>()?;
+    let policies_of = |scenario: &Scenario| {
+        let names = chosen(&options.policy, scenario.policies(&file).to_vec());
+        names.iter().map(|name| Policy::load(&tools.root, name)).collect::<Result<Vec<_>, _>>()
+    };
+    let runs: Vec<(&Scenario, Vec<Policy>)> = scenarios
+        .into_iter()
+        .map(|scenario| Ok((scenario, policies_of(scenario)?)))
+        .collect::<Result<_, DemoError>>()?;
+    let last = runs
+        .last()
+        .and_then(|(scenario, policies)| Some((scenario.name.clone(), policies.last()?.name.clone())));
     let tokenizer = load_tokenizer(&tools).await?;
 
     let mut report = Report { scenarios: Vec::new(), machine: machine::describe(&tools) };
-    for scenario in scenarios {
+    for (scenario, policies) in runs {
         let (scenario, model, tokenizer) = (scenario.clone(), file.model.clone(), tokenizer.clone());
         let prepared =
             tokio::task::spawn_blocking(move || PreparedScenario::new(&scenario, &model, &tokenizer))
@@ -182,6 +191,7 @@ async fn run(options: RunOptions) -> anyhow::Result<()> {
             results.push(prepared.run(&tools, policy, |event| console.show(event)).await?.report);
         }
         report.scenarios.push(ScenarioReport {
+            expectations: ExpectationReport::of(&prepared.scenario.expect, &results),
             name: prepared.scenario.name.clone(),
             policies: results,
             description: prepared.scenario.description.clone(),
@@ -191,9 +201,9 @@ async fn run(options: RunOptions) -> anyhow::Result<()> {
     println!("{}", table(&report));
     let [json, html] = report.write(&options.out)?;
     println!("Report: {}\n        {}\nLogs:   {}", html.display(), json.display(), tools.logs.display());
-    match (scenario_names.last(), policy_names.last()) {
-        (Some(scenario), Some(policy)) if options.keep => {
-            let (scenario, policy) = (scenario.clone(), policy.clone());
+    report.refuse_missed()?;
+    match last {
+        Some((scenario, policy)) if options.keep => {
             up::up(UpOptions { scenario, policy, ..UpOptions::default() }).await
         }
         _ => {

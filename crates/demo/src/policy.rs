@@ -32,9 +32,11 @@ impl Policy {
         let text = std::fs::read_to_string(&file).map_err(DemoError::file("read", &file))?;
         let comment = text.lines().map_while(|line| line.strip_prefix('#')).map(str::trim);
         let description = comment.collect::<Vec<_>>().join(" ");
-        let reads_kv_events = text
-            .lines()
-            .any(|line| !line.trim_start().starts_with('#') && line.contains("type: precise-prefix-cache-"));
+        let reads = |line: &str| {
+            let types = ["type: precise-prefix-cache-", "type: prefix-cache-producer"];
+            !line.trim_start().starts_with('#') && types.iter().any(|name| line.contains(name))
+        };
+        let reads_kv_events = text.lines().any(reads);
         Ok(Self { name: name.to_owned(), file, description, reads_kv_events })
     }
 

@@ -1,6 +1,7 @@
 //! What came out: a table for the terminal, `report.json` for programs, `report.html` for people.
 
 mod chart;
+mod expectation;
 mod html;
 mod table;
 
@@ -13,6 +14,7 @@ use crate::DemoError;
 use crate::load::Outcome;
 use crate::scrape::{CacheCounters, Histogram};
 
+pub use expectation::ExpectationReport;
 pub use html::html;
 pub use table::table;
 
@@ -37,6 +39,8 @@ pub struct ScenarioReport {
     pub policies: Vec<PolicyReport>,
     /// One sentence on it.
     pub description: String,
+    /// What had to come out, and whether it did.
+    pub expectations: Vec<ExpectationReport>,
     /// The engines and the load, in words.
     pub setup: Vec<String>,
 }

@@ -88,13 +88,13 @@ impl PreparedScenario {
         })
     }
 
-    /// The stack for a run of `scenario` under `policy`: one picker behind the recommended Envoy recipe.
+    /// The stack for a run of `scenario` under `policy`: its pickers behind the recommended Envoy recipe.
     pub fn stack(scenario: &Scenario, model: &str, policy: &Policy) -> StackOptions {
         StackOptions {
             label: format!("{}-{}", scenario.name, policy.name),
             engines: scenario.engines.options(model),
             picker: policy.picker_options(),
-            picker_replicas: 1,
+            picker_replicas: scenario.pickers,
             recipe: Recipe::Buffered,
             gateway_port: None,
         }
@@ -129,6 +129,13 @@ impl PreparedScenario {
                 set_tokens as f64 / cache_tokens.max(1) as f64,
             ),
         ];
+        if self.scenario.pickers > 1 {
+            lines.push(format!(
+                "{} replicas of the picker, each asked by Envoy for its share of the requests; they don't talk to each \
+                 other",
+                self.scenario.pickers
+            ));
+        }
         lines.push(match self.plan.pace {
             crate::load::Pace::OneByOne(gap) => {
                 format!("load: one request at a time, {} ms after the end of the one before", gap.as_millis())

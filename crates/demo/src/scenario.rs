@@ -9,7 +9,9 @@ use bytes::Bytes;
 use serde_json::json;
 
 pub use document::DocumentWriter;
-pub use scenario_file::{EngineSpec, RepeatSpec, Scenario, ScenarioFile, SharedPrefixSpec, Workload};
+pub use scenario_file::{
+    EngineSpec, HitRatioLead, RepeatSpec, Scenario, ScenarioFile, SharedPrefixSpec, Workload,
+};
 
 use crate::load::{Pace, PlannedRequest, poisson_arrivals};
 

@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use warmroute_demo::load::{Failure, Outcome};
-use warmroute_demo::report::{Machine, Measured, PolicyReport, Report, ScenarioReport, table};
+use warmroute_demo::report::{
+    ExpectationReport, Machine, Measured, PolicyReport, Report, ScenarioReport, table,
+};
+use warmroute_demo::scenario::HitRatioLead;
 use warmroute_demo::scrape::{CacheCounters, Histogram};
 
 fn outcome(index: usize, ttft_ms: u64, failure: Option<Failure>) -> Outcome {
@@ -35,6 +38,7 @@ fn policy(name: &str, hit_tokens: u64) -> PolicyReport {
 
 fn report() -> Report {
     let scenario = ScenarioReport {
+        expectations: Vec::new(),
         name: "repeat".to_owned(),
         policies: vec![policy("random", 2_000), policy("precise", 4_500)],
         description: "A <b>scenario</b>.".to_owned(),
@@ -46,6 +50,27 @@ fn report() -> Report {
 
 fn keys(value: &serde_json::Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn an_expectation_is_met_or_fails_the_demo() {
+    let mut report = report();
+    let lead = |points| HitRatioLead { policy: "precise".to_owned(), over: "random".to_owned(), points };
+    let other = HitRatioLead { over: "lucky".to_owned(), ..lead(0.0) };
+    // 4,500 and 1,000 of 10,000 tokens against 2,000 and 1,000.
+    let policies = &report.scenarios[0].policies;
+    let met = ExpectationReport::of(&[lead(24.9), other], policies);
+    assert_eq!(met.iter().map(|one| one.is_met).collect::<Vec<_>>(), [true], "lucky didn't run");
+    let missed = ExpectationReport::of(&[lead(25.1)], policies);
+    report.scenarios[0].expectations = met;
+    assert!(report.refuse_missed().is_ok());
+    report.scenarios[0].expectations.extend(missed);
+    let error = report.refuse_missed().unwrap_err().to_string();
+    assert!(
+        error.contains("repeat: the hit ratio of precise is +25.0 points from that of random"),
+        "{error}"
+    );
+    assert!(table(&report).contains("NOT AS EXPECTED: the hit ratio"), "{}", table(&report));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use warmroute_demo::DemoError;
 use warmroute_demo::harness::Tools;
 use warmroute_demo::load::Pace;
 use warmroute_demo::policy::Policy;
-use warmroute_demo::scenario::{Plan, ScenarioFile, Workload};
+use warmroute_demo::scenario::{HitRatioLead, Plan, ScenarioFile, Workload};
 
 fn file() -> ScenarioFile {
     ScenarioFile::load(&Tools::root().join("deploy/demo/scenarios.yaml")).unwrap()
@@ -72,8 +72,14 @@ fn shared_prefix_interleaves_groups_with_one_text_each() {
 #[test]
 fn every_policy_is_there_and_says_what_it_does() {
     let root = Tools::root();
-    let policies: Vec<Policy> =
-        file().policies.iter().map(|name| Policy::load(&root, name).unwrap()).collect();
+    let file = file();
+    let names: BTreeSet<&String> =
+        file.scenarios.iter().flat_map(|scenario| scenario.policies(&file)).collect();
+    assert_eq!(
+        names.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
+        ["approximate", "least-loaded", "precise", "random"]
+    );
+    let policies: Vec<Policy> = names.iter().map(|name| Policy::load(&root, name).unwrap()).collect();
     for policy in &policies {
         assert!(policy.description.ends_with('.'), "{policy:?}");
         let text = std::fs::read_to_string(&policy.file).unwrap();
@@ -89,6 +95,28 @@ fn every_policy_is_there_and_says_what_it_does() {
         matches!(&error, DemoError::Unknown { known, .. } if known.contains(&"precise".to_owned())),
         "{error}"
     );
+}
+
+#[test]
+fn knowing_must_beat_guessing_where_there_are_three_pickers() {
+    let file = file();
+    let three = file.get("three-pickers").unwrap();
+    assert_eq!(three.pickers, 3);
+    let lead = HitRatioLead { policy: "precise".to_owned(), over: "approximate".to_owned(), points: 10.0 };
+    assert_eq!(three.expect, [lead]);
+    for scenario in &file.scenarios {
+        for lead in &scenario.expect {
+            for policy in [&lead.policy, &lead.over] {
+                assert!(
+                    scenario.policies(&file).contains(policy),
+                    "{policy} doesn't run in {}",
+                    scenario.name
+                );
+            }
+        }
+    }
+    let one = file.get("shared-prefix").unwrap();
+    assert_eq!((one.pickers, &one.workload), (1, &three.workload), "the same load");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::approximate_producer::ApproximateStatus;
 use crate::decision::Decider;
 use crate::metrics::Metrics;
 use crate::pool::{Adapters, EndpointState, Pool, ServedModel};
@@ -111,6 +112,8 @@ struct Status {
     fallbacks: BTreeMap<&'static str, u64>,
     /// Requests by the stages that had an endpoint of their own; empty unless a handler has several stages.
     disaggregation: BTreeMap<String, u64>,
+    /// Producers of prefix matches that count what is sent.
+    approximate_prefixes: Vec<ApproximateStatus>,
     endpoints: Vec<EndpointStatus>,
 }
 
@@ -169,6 +172,7 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
         decisions: admin.receipts.decided(),
         fallbacks: fallbacks(&admin.metrics),
         disaggregation: admin.metrics.requests.decisions_by_type(),
+        approximate_prefixes: admin.decider.approximate_status(),
         endpoints: snapshot
             .states
             .iter()

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use warmroute_config::{
-    CheckedConfig, ConfigError, Notice, PluginRef, PluginSpec, ProfileSpec, TokenBackend, check,
+    CheckedConfig, ConfigError, Notice, PluginRef, PluginSpec, PrefixProducerSpec, ProfileSpec, TokenBackend,
+    check,
 };
 use warmroute_plugin::{BuildContext, Needs, PluginKind, Registry};
 use warmroute_tokenize::ModelTokenizer;
@@ -256,7 +257,7 @@ impl Tie {
             Some(Self::Weight)
         } else if BY_METRICS_ONLY.contains(&plugin_type) && config.metrics_source.is_none() {
             Some(Self::NoMetrics)
-        } else if BY_MATCHES_ONLY.contains(&plugin_type) && !has_tokens {
+        } else if BY_MATCHES_ONLY.contains(&plugin_type) && !has_tokens && reads_exact_matches(spec, config) {
             Some(Self::NoTokens)
         } else {
             None
@@ -303,7 +304,8 @@ impl<'a> ProfileCheck<'a> {
             let Some(spec) = spec else { continue };
             let kind = kind_of(&spec.name, config, registry);
             let counts = kind != Some(PluginKind::Scorer) || reference.weight != 0.0;
-            if counts && !has_tokens && reads_prefix_matches(spec, registry) {
+            let reads = || reads_prefix_matches(spec, registry) && reads_exact_matches(spec, config);
+            if counts && !has_tokens && reads() {
                 check.without_tokens.push(spec);
             }
             match kind {
@@ -376,6 +378,13 @@ impl ScorerCheck<'_> {
         };
         Some(Notice { place: self.spec.place, message })
     }
+}
+
+/// Whether the producer that the plugin reads has nothing but exact matches.
+fn reads_exact_matches(spec: &PluginSpec, config: &CheckedConfig) -> bool {
+    let named = spec.parameters.get("prefixMatchInfoProducerName").and_then(|name| name.as_str());
+    let producer = named.and_then(|name| config.prefix_producer(name));
+    producer.is_some_and(|producer| matches!(producer, PrefixProducerSpec::Precise(_)))
 }
 
 /// Whether the plugin asks for prefix matches when it is built.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde::Serialize;
-use warmroute_config::{CheckedConfig, PluginSpec, TokenBackend};
+use warmroute_config::{CheckedConfig, PluginSpec, PrefixProducerSpec, TokenBackend};
 use warmroute_plugin::{BuildContext, Needs, Registry};
 
 /// Built-in plugins that read the engines' metrics.
@@ -72,7 +72,7 @@ impl DataFlow {
         };
         let tokens = tokens(config, has_tokenizer);
         for producer in needs.prefix_producers() {
-            read("prefix matches", producer, format!("{} and {tokens}", events(config)));
+            read("prefix matches", producer, matches(config, producer, &tokens));
         }
         for key in needs.attributes() {
             let producer = key.rsplit_once('/').map_or("", |(_, producer)| producer);
@@ -110,8 +110,20 @@ impl DataFlow {
     }
 }
 
+/// What a producer of prefix matches is fed by.
+fn matches(config: &CheckedConfig, producer: &str, tokens: &str) -> String {
+    const SENT: &str = "what this picker has sent to each endpoint";
+    match config.prefix_producer(producer) {
+        Some(PrefixProducerSpec::ExactFirst(_)) => {
+            format!("{} where they are seen, else {SENT}, and {tokens}", events(config))
+        }
+        Some(producer) if producer.approximate().is_some() => format!("{SENT} and {tokens}"),
+        _ => format!("{} and {tokens}", events(config)),
+    }
+}
+
 fn events(config: &CheckedConfig) -> String {
-    let port = config.prefix_producer.as_ref().and_then(|producer| producer.socket_port);
+    let port = config.kv_events().and_then(|events| events.socket_port);
     match port {
         Some(port) => format!("KV events of every engine at port {port}"),
         None => "KV events of every engine at --kv-events-port".to_owned(),

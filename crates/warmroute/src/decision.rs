@@ -6,6 +6,8 @@
 mod charging;
 mod conditional_decode;
 mod explanation;
+mod in_effect;
+mod prefix_signals;
 mod profile_times;
 mod routing;
 mod saturation;
@@ -20,15 +22,19 @@ use warmroute_kv_index::KvIndex;
 use warmroute_plugin::{Endpoint, InferenceRequest, PickHeaders};
 use warmroute_scheduler::{Decision, ScheduleError, Scheduler, Scratch, Stage};
 
+use crate::approximate_producer::ApproximateStatus;
 use crate::engine_events::{Expectation, Expectations};
 use crate::lease::{Charge, HelperLease};
 use crate::metrics::Metrics;
 use crate::plugin_names::PluginNames;
 use crate::policy::Policy;
 use crate::pool::Pool;
-use crate::prompt::{KeysWanted, PromptKeys};
+use crate::prefix_plan::{PrefixPlan, WantedProducer};
+use crate::prompt::{KeysWanted, ReadRequest};
 use crate::receipt::{CandidateLine, Fallback, HandlerLine, ProfileLine};
 use charging::Charging;
+use in_effect::{InEffect, Outgoing};
+use prefix_signals::PrefixLookup;
 pub use profile_times::{Lookup, PluginCall, ProfileTimes};
 use signals::Signals;
 
@@ -38,7 +44,7 @@ const TIMED_EVERY: u32 = 16;
 /// Decides for one pool.
 pub struct Decider {
     pool: Arc<Pool>,
-    policy: ArcSwap<Policy>,
+    in_effect: ArcSwap<InEffect>,
     index: Arc<KvIndex>,
     expectations: Arc<Expectations>,
     stale_after: Duration,
@@ -107,7 +113,9 @@ pub struct Explanation {
     pub candidates: Vec<CandidateLine>,
     /// The best endpoint that was not picked.
     pub runner_up: Option<Arc<str>>,
-    /// Full blocks of the prompt in the picked engine's block size.
+    /// The producer of the prefix matches that are shown; None if none were looked up.
+    pub prefix_producer: Option<Arc<str>>,
+    /// Blocks of the prompt in the block size in which the picked endpoint is looked up.
     pub prompt_blocks: u32,
     /// Tokens that the picked engine should serve from its cache by what it is known to hold.
     pub predicted_cached_tokens: u32,
@@ -117,10 +125,8 @@ pub struct Explanation {
     pub handler: Option<HandlerLine>,
     /// The profiles beside the one that decides where the request goes.
     pub other_profiles: Vec<ProfileLine>,
-    /// Full blocks of the prompt that the picked engine is known to hold.
-    pub known_blocks: u32,
-    /// The picked engine's block size; 0 if there is no prompt to match.
-    pub block_size_tokens: u32,
+    /// What each producer of prefix matches knew of the prompt at the picked endpoint.
+    pub prefix_hits: Vec<PrefixHit>,
     /// Fallbacks that showed during the decision.
     pub fallbacks: Vec<Fallback>,
     /// What plugins had to do without: name of the plugin and reason.
@@ -131,6 +137,24 @@ pub struct Explanation {
     pub lookup: Option<Lookup>,
     /// What the plugins are called; None if no profile ran.
     pub plugins: Option<Arc<PluginNames>>,
+}
+
+/// What a producer of prefix matches knew of a prompt at the picked endpoint, for the metrics `prefix_indexer_hit_ratio`
+/// and `prefix_indexer_hit_bytes` of the llm-d Router EPP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefixHit {
+    /// Name of the producer.
+    pub producer: Arc<str>,
+    /// Its type in configurations.
+    pub plugin_type: &'static str,
+    /// Leading blocks that the endpoint is known to hold, or was sent.
+    pub matched_blocks: u32,
+    /// Blocks of the prompt.
+    pub total_blocks: u32,
+    /// Tokens per block.
+    pub block_size_tokens: u32,
+    /// Tokens that the endpoint should serve from its cache by that.
+    pub cached_tokens: u32,
 }
 
 /// Why no endpoint was picked.
@@ -162,10 +186,10 @@ impl Decider {
         stale_after: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let policy = ArcSwap::new(policy);
+        let in_effect = ArcSwap::from_pointee(InEffect::new(policy, None));
         let table = Mutex::default();
         let timed_every = TIMED_EVERY;
-        Self { pool, policy, index, expectations, stale_after, metrics, timed_every, table }
+        Self { pool, in_effect, index, expectations, stale_after, metrics, timed_every, table }
     }
 
     /// The same decider, which times plugins in one of so many decisions; 1 times them always.
@@ -176,42 +200,64 @@ impl Decider {
 
     /// The policy in effect.
     pub fn policy(&self) -> Arc<Policy> {
-        self.policy.load_full()
+        self.in_effect.load().policy.clone()
     }
 
-    /// Puts another policy into effect: for decisions that begin from now on. Index, leases and expectations stay.
+    /// Puts another policy into effect: for decisions that begin from now on. Index, leases and expectations stay, and
+    /// what producers of approximate matches know if the new policy has them with the same parameters.
     pub fn swap(&self, policy: Arc<Policy>) {
-        self.policy.store(policy);
+        let old = self.in_effect.load();
+        self.in_effect.store(Arc::new(InEffect::new(policy, Some(&old))));
+    }
+
+    /// Forgets what was sent to endpoints that have left the pool.
+    pub fn forget_gone(&self) {
+        self.in_effect.load().approximate.iter().for_each(|producer| producer.forget_gone());
+    }
+
+    /// How full the producers of approximate matches are.
+    pub fn approximate_status(&self) -> Vec<ApproximateStatus> {
+        self.in_effect.load().approximate.iter().map(|producer| producer.status()).collect()
+    }
+
+    /// Name, type and blocks of every producer of prefix matches that is read.
+    pub fn prefix_sizes(&self) -> Vec<(Arc<str>, &'static str, usize)> {
+        self.in_effect.load().prefix_sizes(self.index.stats().entries)
     }
 
     /// What the profile needs to know of a prompt, and the block sizes in use now.
     pub fn keys_wanted(&self) -> KeysWanted {
-        let prefix_match = !self.policy.load().scheduler.prefix_producers().is_empty();
-        let mut block_sizes_tokens = Vec::new();
-        if prefix_match {
-            for state in &self.pool.snapshot().states {
-                if let Some(size) = state.block_size_tokens()
-                    && !block_sizes_tokens.contains(&size)
-                {
-                    block_sizes_tokens.push(size);
-                }
-            }
-        }
-        KeysWanted { block_sizes_tokens, prefix_match, ..KeysWanted::default() }
+        self.in_effect.load().keys_wanted(&self.pool.snapshot())
     }
 
-    /// Looks up, scores, picks and charges.
+    /// Looks up, scores, picks and charges. `read` is what the request's body said.
     ///
     /// # Errors
     /// There is nothing to pick from, or the profile picks nothing. Nothing is charged then.
     pub fn decide(
         &self,
         request: &InferenceRequest,
-        prompt: Option<&PromptKeys>,
+        read: &ReadRequest,
         subset: Option<&[String]>,
     ) -> Result<Decided, NotDecided> {
-        let policy = self.policy();
-        let snapshot = self.pool.snapshot();
+        let in_effect = self.in_effect.load_full();
+        let (decided, outgoing) = self.decide_locked(&in_effect, request, read, subset)?;
+        // Not under the lock: it takes time with the prompt's length, and the next pick knows what to expect.
+        if let Some(keys) = &read.approximate {
+            outgoing.into_iter().for_each(|outgoing| outgoing.send(keys));
+        }
+        Ok(decided)
+    }
+
+    /// The part that picks take turns in.
+    fn decide_locked(
+        &self,
+        in_effect: &InEffect,
+        request: &InferenceRequest,
+        read: &ReadRequest,
+        subset: Option<&[String]>,
+    ) -> Result<(Decided, Vec<Outgoing>), NotDecided> {
+        let (policy, snapshot) = (&in_effect.policy, self.pool.snapshot());
         let subset_rows = subset.map(|subset| snapshot.subset_rows(subset));
         let mut table = self.table.lock();
         table.take_times(self.timed_every);
@@ -220,36 +266,49 @@ impl Decider {
         if signals.is_empty() {
             return Err(NotDecided::NoCandidates);
         }
-        let columns = policy.scheduler.prefix_producers().len();
         let mut lookup = None;
-        if columns > 0 {
+        if !policy.prefix.producers.is_empty() {
             let started_at = Instant::now();
-            let best_blocks = signals.look_up(&self.index, &snapshot, prompt, columns, &self.metrics);
-            self.metrics.index.matched(best_blocks);
-            lookup = prompt.map(|_| Lookup { started_at, took: started_at.elapsed(), best_blocks });
+            let best_blocks = signals.look_up(&PrefixLookup {
+                index: &self.index,
+                approximate: &in_effect.approximate,
+                plan: &policy.prefix,
+                snapshot: &snapshot,
+                rows: &[],
+                prompt: read.prompt.as_ref(),
+                sent: read.approximate.as_ref(),
+                metrics: &self.metrics,
+            });
+            let took = started_at.elapsed();
+            let is_looked_up = read.prompt.is_some() || read.approximate.is_some();
+            lookup = is_looked_up.then_some(Lookup { started_at, took, best_blocks });
         }
-        signals.read_attributes(&snapshot, &policy, &request.target_model);
+        signals.read_attributes(&snapshot, policy, &request.target_model);
         let candidates = signals.candidates(&snapshot.endpoints)?;
         let decided = policy.scheduler.decide(request, &candidates, scratch);
+        let mut outgoing = Vec::new();
         let decided = decided.map_err(NotDecided::from).and_then(|decision| {
-            if conditional_decode::is_asked_for(request) && signals.held_blocks(decision.table_row()).0 == 0 {
+            let picked = signals.prefix.main(decision.table_row());
+            if conditional_decode::is_asked_for(request) && picked.known_blocks == 0 {
                 return Err(NotDecided::NotCached);
             }
             let charging = Charging {
                 request,
-                prompt,
+                prompt: read.prompt.as_ref().filter(|_| policy.prefix.reads_events()),
                 expects_for: policy.expects_for,
                 expectations: &self.expectations,
                 snapshot: &snapshot,
                 signals,
             };
-            let mut decided = charge(&policy, &charging, &decision);
+            let rows = charging.computing_rows(&decision);
+            outgoing.extend(rows.flat_map(|row| in_effect.outgoing(&charging, row, read)));
+            let mut decided = charge(policy, &charging, &decision);
             decided.explanation.profiles = ProfileTimes::of(&decision);
             decided.explanation.lookup = lookup;
             decided.explanation.plugins = Some(policy.plugins.clone());
             Ok(decided)
         });
-        self.with_plugin_fallbacks(&policy.scheduler, decided)
+        Ok((self.with_plugin_fallbacks(&policy.scheduler, decided)?, outgoing))
     }
 
     /// What was decided, with what plugins had to do without. To be called under the same lock, so that what was
@@ -307,12 +366,11 @@ fn charge(policy: &Policy, charging: &Charging<'_>, decision: &Decision<'_>) -> 
     let (snapshot, signals) = (charging.snapshot, charging.signals);
     let row = decision.table_row();
     let mut explanation = explanation::explain(policy, decision, charging);
-    let cached = charging.cached(row);
-    explanation.prompt_blocks = cached.prompt_blocks;
-    explanation.known_blocks = signals.held_blocks(row).0;
-    explanation.block_size_tokens = cached.block_size_tokens;
-    explanation.predicted_cached_tokens = cached.known_tokens;
-    explanation.expected_cached_tokens = cached.expected_tokens;
+    let held = signals.prefix.main(row);
+    explanation.prompt_blocks = held.matched.total_blocks;
+    explanation.predicted_cached_tokens = held.known_tokens;
+    explanation.expected_cached_tokens = held.expected_tokens;
+    explanation.prefix_hits = prefix_hits(&policy.prefix, signals, row);
     let expectation = charging.expectation(row);
     let helpers: Vec<HelperPick> = charging.helpers(decision).collect();
     let prefills = helpers.iter().any(|helper| helper.stage == Stage::Prefill);
@@ -334,6 +392,21 @@ fn plugin_fallbacks(scheduler: &Scheduler) -> Vec<String> {
         times => Some(format!("{}: {} ({times}×)", fallback.plugin, fallback.reason)),
     });
     counted.collect()
+}
+
+fn prefix_hits(plan: &PrefixPlan, signals: &Signals, row: usize) -> Vec<PrefixHit> {
+    let hit = |(at, producer): (usize, &WantedProducer)| {
+        let held = signals.prefix.by_producer(at, row);
+        PrefixHit {
+            producer: producer.name.clone(),
+            plugin_type: producer.plugin_type,
+            matched_blocks: held.known_blocks,
+            total_blocks: held.matched.total_blocks,
+            block_size_tokens: held.matched.block_size_tokens,
+            cached_tokens: held.known_tokens,
+        }
+    };
+    plan.producers.iter().enumerate().map(hit).collect()
 }
 
 #[cfg(test)]

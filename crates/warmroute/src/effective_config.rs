@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use warmroute_config::{
-    CheckedConfig, EngineMetricsSpec, EstimateSpec, FileDiscoverySpec, FramesSpec, HttpSourceSpec,
-    MetricsExtractorSpec, PictureTokensSpec, PluginSpec, PrefixProducerSpec, ProfileSpec, ResolutionSpec,
-    SessionIdProducerSpec, SessionIdSource, TokenBackend, TokenProducerSpec,
+    ApproximatePrefixSpec, CheckedConfig, EngineMetricsSpec, EstimateSpec, FileDiscoverySpec, FramesSpec,
+    HttpSourceSpec, MetricsExtractorSpec, PictureTokensSpec, PluginSpec, PrecisePrefixSpec, PrefixLimit,
+    PrefixProducerSpec, ProfileSpec, ResolutionSpec, SessionIdProducerSpec, SessionIdSource, TokenBackend,
+    TokenProducerSpec,
 };
 use warmroute_plugin::{PluginKind, Registry};
 
@@ -96,7 +97,8 @@ impl EffectiveConfig {
         if !config.plugins.iter().any(|plugin| plugin.name == config.saturation_detector.name) {
             plugins.push(scheduling(&config.saturation_detector, registry));
         }
-        plugins.extend(config.prefix_producer.as_ref().map(prefix_producer));
+        plugins.extend(config.prefix_producers.iter().map(prefix_producer));
+        plugins.extend(config.in_flight_prefix_producer.as_deref().map(in_flight_producer));
         plugins.extend(config.token_producer.as_ref().map(token_producer));
         if let Some(source) = &config.metrics_source {
             plugins.push(http_source("metrics-data-source", source));
@@ -181,16 +183,56 @@ fn scheduling(plugin: &PluginSpec, registry: &Registry) -> PluginEntry {
 }
 
 fn prefix_producer(producer: &PrefixProducerSpec) -> PluginEntry {
-    let mut events = json!({"topicFilter": producer.topic_filter, "concurrency": producer.concurrency});
-    if let Some(port) = producer.socket_port {
+    let parameters = match producer {
+        PrefixProducerSpec::Precise(spec) => precise_parameters(spec),
+        PrefixProducerSpec::Burst(spec) => json!({
+            "blockSizeTokens": spec.block_size_tokens,
+            "maxPrefixTokensToMatch": match spec.limit {
+                PrefixLimit::Tokens(tokens) => tokens,
+                _ => 0,
+            },
+        }),
+        _ => producer.approximate().map_or_else(|| json!({}), approximate_parameters),
+    };
+    entry(producer.plugin_type(), producer.name(), parameters)
+}
+
+fn precise_parameters(spec: &PrecisePrefixSpec) -> Value {
+    let mut events = json!({"topicFilter": spec.topic_filter, "concurrency": spec.concurrency});
+    if let Some(port) = spec.socket_port {
         events["podDiscoveryConfig"] = json!({"socketPort": port});
     }
-    let parameters = json!({
-        "speculativeIndexing": producer.speculative_indexing,
-        "speculativeTTL": go_duration(producer.speculative_ttl),
+    json!({
+        "speculativeIndexing": spec.speculative_indexing,
+        "speculativeTTL": go_duration(spec.speculative_ttl),
         "kvEventsConfig": events,
+    })
+}
+
+fn approximate_parameters(spec: &ApproximatePrefixSpec) -> Value {
+    let mut parameters = json!({
+        "autoTune": spec.auto_tune,
+        "blockSizeTokens": spec.block_size_tokens,
+        "minBlockSizeTokens": spec.min_block_size_tokens,
+        "lruCapacityPerServer": spec.capacity_blocks,
     });
-    entry("precise-prefix-cache-producer", &producer.name, parameters)
+    match spec.limit {
+        PrefixLimit::Tokens(tokens) => parameters["maxPrefixTokensToMatch"] = json!(tokens),
+        PrefixLimit::Blocks(blocks) => {
+            parameters["maxPrefixTokensToMatch"] = json!(0);
+            parameters["maxPrefixBlocksToMatch"] = json!(blocks);
+        }
+        _ => {
+            parameters["maxPrefixTokensToMatch"] = json!(0);
+            parameters["maxPrefixBlocksToMatch"] = json!(0);
+        }
+    }
+    parameters
+}
+
+fn in_flight_producer(reads: &str) -> PluginEntry {
+    const TYPE: &str = "inflight-load-producer";
+    entry(TYPE, TYPE, json!({"prefixMatchInfoProducerName": reads}))
 }
 
 fn token_producer(producer: &TokenProducerSpec) -> PluginEntry {

@@ -68,6 +68,7 @@ pub fn describe(receipt: &Receipt) -> String {
             ),
         );
     }
+    prefix_producer_line(&mut text, receipt);
     if let Some(runner_up) = &receipt.runner_up {
         line(&mut text, format_args!("  runner-up {runner_up}"));
     }
@@ -105,7 +106,7 @@ fn request_line(text: &mut String, receipt: &Receipt) {
     line(
         text,
         format_args!(
-            "  model {:?}, {}{}, {} body bytes, {tokens} prompt tokens in {} full blocks",
+            "  model {:?}, {}{}, {} body bytes, {tokens} prompt tokens in {} blocks",
             receipt.model,
             receipt.api,
             if receipt.stream { ", streamed" } else { "" },
@@ -113,6 +114,18 @@ fn request_line(text: &mut String, receipt: &Receipt) {
             receipt.prompt_blocks
         ),
     );
+}
+
+/// Whose view of the engines' caches is shown.
+fn prefix_producer_line(text: &mut String, receipt: &Receipt) {
+    let Some(producer) = &receipt.prefix_producer else { return };
+    let sent = receipt.candidates.iter().filter(|candidate| candidate.blocks_are_approximate).count();
+    let origin = match sent {
+        0 => "by the engines' KV events".to_owned(),
+        all if all == receipt.candidates.len() => "by what was sent there".to_owned(),
+        some => format!("by the engines' KV events, of {some} listed here (≈) by what was sent there"),
+    };
+    line(text, format_args!("  blocks held as {producer} sees them: {origin}"));
 }
 
 fn fallback_lines(text: &mut String, receipt: &Receipt) {
@@ -226,7 +239,8 @@ fn candidate_row(candidate: &CandidateLine, scorers: usize, picked: bool) -> Vec
     }
     let expected = candidate.expected_blocks.saturating_sub(candidate.known_blocks);
     let plus = if expected > 0 { format!(" (+{expected} expected)") } else { String::new() };
-    row.push(format!("{}{plus}", candidate.known_blocks));
+    let about = if candidate.blocks_are_approximate { "≈ " } else { "" };
+    row.push(format!("{about}{}{plus}", candidate.known_blocks));
     row.push(candidate.waiting_requests.to_string());
     row.push(candidate.running_requests.to_string());
     row.push(format!("{:.0}%", candidate.kv_cache_utilization * 100.0));

@@ -20,6 +20,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod approximate_producer;
 pub mod attributes;
 pub mod check;
 pub mod cli;
@@ -42,6 +43,7 @@ pub mod plugin_list;
 pub mod plugin_names;
 pub mod policy;
 pub mod pool;
+pub mod prefix_plan;
 pub mod profile;
 pub mod prompt;
 pub mod readiness;

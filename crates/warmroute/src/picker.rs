@@ -15,7 +15,9 @@ use warmroute_tokenize::VideoHints;
 use crate::control_headers::ControlHeaders;
 use crate::decision::{Decided, Decider, Explanation, NotDecided};
 use crate::lease::Lease;
-use crate::metrics::{ExtensionPoint, Metrics, PrefixPrediction, RequestFigure, namespace_and_name};
+use crate::metrics::{
+    ExtensionPoint, Metrics, PluginLabels, PrefixPrediction, RequestFigure, namespace_and_name,
+};
 use crate::objectives::Objectives;
 use crate::prompt::{PromptReader, ReadRequest};
 use crate::receipt::{Fallback, FallbackNote, HandlerLine, Receipt, ReceiptRing, StepTimes};
@@ -115,7 +117,7 @@ impl Picker {
             producer.add_to(&mut inference_request);
         }
         draft.read(&read);
-        let decided = self.decider.decide(&inference_request, read.prompt.as_ref(), subset);
+        let decided = self.decider.decide(&inference_request, &read, subset);
         draft.decided_now();
         self.count_attempt(&draft.receipt.model, decided.as_ref().ok());
         decided.map_err(|error| refusal_of(&error))
@@ -226,15 +228,18 @@ impl Picker {
         for call in explanation.profiles.iter().flat_map(|profile| &profile.plugins) {
             scheduling.observe_plugin(call.point, plugins.labels(&call.name), call.took.as_secs_f64());
         }
-        if let (Some(lookup), Some(producer)) = (&explanation.lookup, plugins.prefix_producer()) {
-            let point = ExtensionPoint::DataProducer;
-            scheduling.observe_plugin(point, plugins.token_producer(), receipt.steps.prompt_us as f64 / 1e6);
+        let Some(lookup) = &explanation.lookup else { return };
+        let point = ExtensionPoint::DataProducer;
+        scheduling.observe_plugin(point, plugins.token_producer(), receipt.steps.prompt_us as f64 / 1e6);
+        for hit in &explanation.prefix_hits {
+            let producer = PluginLabels { name: &hit.producer, plugin_type: hit.plugin_type };
+            // All are looked up together.
             scheduling.observe_plugin(point, producer, lookup.took.as_secs_f64());
             let prediction = PrefixPrediction {
-                matched_blocks: explanation.known_blocks,
-                total_blocks: explanation.prompt_blocks,
-                block_size_tokens: explanation.block_size_tokens,
-                cached_tokens: explanation.predicted_cached_tokens,
+                matched_blocks: hit.matched_blocks,
+                total_blocks: hit.total_blocks,
+                block_size_tokens: hit.block_size_tokens,
+                cached_tokens: hit.cached_tokens,
                 prompt_tokens: receipt.prompt_tokens.unwrap_or(0),
             };
             scheduling.observe_prefix(producer, prediction);
@@ -312,6 +317,7 @@ impl Draft {
         receipt.candidates = std::mem::take(&mut explanation.candidates);
         receipt.runner_up = explanation.runner_up.take();
         receipt.prompt_blocks = explanation.prompt_blocks;
+        receipt.prefix_producer.clone_from(&explanation.prefix_producer);
         receipt.predicted_cached_tokens = explanation.predicted_cached_tokens;
         receipt.expected_cached_tokens = explanation.expected_cached_tokens;
         receipt.handler = explanation.handler.take();

@@ -6,8 +6,6 @@ use warmroute_config::CheckedConfig;
 
 use crate::metrics::PluginLabels;
 
-/// The type of the producer of exact prefix matches.
-const PREFIX_PRODUCER: &str = "precise-prefix-cache-producer";
 /// The type of the producer of token ids.
 const TOKEN_PRODUCER: &str = "token-producer";
 
@@ -15,7 +13,6 @@ const TOKEN_PRODUCER: &str = "token-producer";
 #[derive(Clone, Debug, Default)]
 pub struct PluginNames {
     types: HashMap<String, String>,
-    prefix_producer: Option<String>,
     token_producer: Option<String>,
 }
 
@@ -25,7 +22,6 @@ impl PluginNames {
         let plugins = config.plugins.iter();
         Self {
             types: plugins.map(|plugin| (plugin.name.clone(), plugin.plugin_type.clone())).collect(),
-            prefix_producer: config.prefix_producer.as_ref().map(|producer| producer.name.clone()),
             token_producer: config.token_producer.as_ref().map(|producer| producer.name.clone()),
         }
     }
@@ -44,11 +40,5 @@ impl PluginNames {
     pub fn token_producer(&self) -> PluginLabels<'_> {
         let name = self.token_producer.as_deref().unwrap_or(TOKEN_PRODUCER);
         PluginLabels { name, plugin_type: TOKEN_PRODUCER }
-    }
-
-    /// The producer of exact prefix matches, if there is one.
-    pub fn prefix_producer(&self) -> Option<PluginLabels<'_>> {
-        let name = self.prefix_producer.as_deref()?;
-        Some(PluginLabels { name, plugin_type: PREFIX_PRODUCER })
     }
 }

@@ -13,6 +13,7 @@ use warmroute_scheduler::Scheduler;
 
 use crate::attributes::Attribute;
 use crate::plugin_names::PluginNames;
+use crate::prefix_plan::PrefixPlan;
 use crate::profile::build_scheduler_with;
 use crate::session_ids::SessionIdProducer;
 use crate::tasks::Tasks;
@@ -28,6 +29,8 @@ pub struct Policy {
     pub handler_type: Arc<str>,
     /// Where the attributes are found that the scheduler reads, in its order.
     pub attributes: Vec<Attribute>,
+    /// Whose prefix matches it needs.
+    pub prefix: PrefixPlan,
     /// How long at least what was just picked is expected at its engine; None turns expectation off.
     pub expects_for: Option<Duration>,
     /// What tells how full the pool is.
@@ -88,13 +91,14 @@ impl Policy {
         let saturation_detector =
             SaturationDetector::try_new(&detector.plugin_type, detector.parameters.clone())
                 .with_context(|| format!("saturation detector {}", detector.name))?;
-        let producer = config.prefix_producer.as_ref().filter(|producer| producer.speculative_indexing);
+        let events = config.kv_events().filter(|events| events.speculative_indexing);
         Ok(Self {
+            prefix: PrefixPlan::try_new(config, built.scheduler.prefix_producers())?,
             attributes: Attribute::find_all(built.scheduler.attributes(), config)?,
             scheduler: built.scheduler,
             handler_name: config.handler.name.as_str().into(),
             handler_type: config.handler.plugin_type.as_str().into(),
-            expects_for: producer.map(|producer| producer.speculative_ttl),
+            expects_for: events.map(|events| events.speculative_ttl),
             saturation_detector,
             saturation_detector_name: detector.name.as_str().into(),
             parsers: config.parsers.iter().filter_map(|parser| api_parser(*parser)).collect(),

@@ -13,6 +13,7 @@ use warmroute_scheduler::{BuiltScheduler, SchedulerBuilder};
 use crate::attributes::Attribute;
 use crate::cli::ServeOptions;
 use crate::handler::profile_handler;
+use crate::prefix_plan::PrefixPlan;
 use crate::reload::read_bounded;
 use crate::session_ids::key_of;
 
@@ -123,13 +124,7 @@ pub fn build_scheduler_with(
     let handler = profile_handler(config, &mut builder)?;
     builder.handler(handler);
     let built = builder.build()?;
-    let producer = config.prefix_producer.as_ref().map(|producer| producer.name.as_str());
-    for wanted in built.scheduler.prefix_producers() {
-        anyhow::ensure!(
-            Some(wanted.as_str()) == producer,
-            "a plugin reads prefix matches of {wanted:?}, and no such producer is configured"
-        );
-    }
+    PrefixPlan::try_new(config, built.scheduler.prefix_producers())?;
     Attribute::find_all(built.scheduler.attributes(), config)?;
     for wanted in &built.request_attributes {
         anyhow::ensure!(

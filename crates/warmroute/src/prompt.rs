@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use warmroute_kv_index::BlockKey;
+use warmroute_kv_index::{ApproximateExtras, BlockKey, approximate_keys};
 
 pub use prompt_reader::PromptReader;
 pub use renderer::{RenderError, Renderer};
@@ -27,6 +27,17 @@ pub struct KeysWanted {
     pub token_ids: bool,
     /// Whether pseudo-tokens are made of a prompt whose exact tokens aren't known.
     pub estimate: bool,
+    /// Keys that approximate matches need; each block size once.
+    pub approximate: Vec<ApproximateSize>,
+}
+
+/// Blocks in which approximate matches are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApproximateSize {
+    /// Tokens per block.
+    pub block_size_tokens: u32,
+    /// Most blocks of a prompt, from its beginning.
+    pub max_blocks: usize,
 }
 
 impl KeysWanted {
@@ -101,6 +112,44 @@ impl PromptKeys {
     }
 }
 
+/// The prompts of a request as approximate indexes need them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApproximateKeys {
+    /// Tokens of each prompt, guessed ones if `is_estimated`.
+    pub prompt_tokens: Vec<u32>,
+    /// One set per block size; the last block of a prompt counts even if it isn't full.
+    pub sets: Vec<KeySet>,
+    /// Whether they are made of pseudo-tokens.
+    pub is_estimated: bool,
+}
+
+impl ApproximateKeys {
+    /// The keys for one block size.
+    pub fn set(&self, block_size_tokens: u32) -> Option<&KeySet> {
+        self.sets.iter().find(|set| set.block_size_tokens == block_size_tokens)
+    }
+
+    fn new(read: &ReadRequest, ids: PromptTokenIds<'_>, sizes: &[ApproximateSize]) -> Self {
+        let PromptTokenIds { prompts, is_estimated } = ids;
+        let cache_salt = read.cache_salt.as_deref();
+        let extras = ApproximateExtras { model: &read.model, cache_salt, is_estimated };
+        let keys_for = |size: &ApproximateSize, ids: &[u32]| {
+            let mut keys = Vec::new();
+            approximate_keys(ids, size.block_size_tokens, &extras, size.max_blocks, &mut keys);
+            keys
+        };
+        let set_for = |size: &ApproximateSize| KeySet {
+            block_size_tokens: size.block_size_tokens,
+            prompts: prompts.iter().map(|ids| keys_for(size, ids)).collect(),
+        };
+        Self {
+            prompt_tokens: prompts.iter().map(|ids| ids.len() as u32).collect(),
+            sets: sizes.iter().map(set_for).collect(),
+            is_estimated,
+        }
+    }
+}
+
 /// What the body said.
 #[derive(Clone, Debug, Default)]
 pub struct ReadRequest {
@@ -118,7 +167,9 @@ pub struct ReadRequest {
     pub prompt: Option<PromptKeys>,
     /// What is guessed of the prompt, if its exact tokens aren't known; None for APIs without a prompt.
     pub estimated: Option<EstimatedPrompt>,
-    /// Why they aren't, if they should be.
+    /// Keys of the prompt's tokens, exact or guessed, if approximate matches are wanted.
+    pub approximate: Option<ApproximateKeys>,
+    /// Why the exact tokens aren't known, if they should be.
     pub fallback: Option<FallbackNote>,
 }
 
@@ -143,6 +194,14 @@ impl ReadRequest {
     pub fn prompt_tokens(&self) -> Option<u32> {
         let exact = self.prompt.as_ref().map(PromptKeys::total_tokens);
         exact.or_else(|| self.estimated.as_ref().map(EstimatedPrompt::total_tokens))
+    }
+
+    /// Makes the keys for approximate matches of what is known of the tokens by now.
+    fn key_approximately(&mut self, wanted: &KeysWanted) {
+        if !wanted.approximate.is_empty() {
+            let keys = |ids| ApproximateKeys::new(self, ids, &wanted.approximate);
+            self.approximate = self.token_ids().map(keys);
+        }
     }
 
     fn fell_back(mut self, kind: Fallback, detail: impl Into<String>) -> Self {

@@ -198,10 +198,13 @@ pub struct CandidateLine {
     pub kv_cache_utilization: f64,
     /// Requests that this picker had in flight there before the pick.
     pub in_flight_requests: u32,
-    /// Leading blocks of the prompt that the engine is known to hold.
+    /// Leading blocks of the prompt that the engine is known to hold, as [`Receipt::prefix_producer`] sees it.
     pub known_blocks: u32,
     /// Leading blocks that it holds or is expected to hold soon.
     pub expected_blocks: u32,
+    /// Whether these are blocks that were sent there, since its events aren't seen.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blocks_are_approximate: bool,
 }
 
 /// What a profile handler that runs several profiles made of a request.
@@ -315,8 +318,12 @@ pub struct Receipt {
     /// Whether that is a guess from the length of the text.
     #[serde(default)]
     pub prompt_tokens_estimated: bool,
-    /// Full KV blocks of the prompt, in the picked engine's block size.
+    /// KV blocks of the prompt as they are looked up for the picked engine: full ones in its block size, or if what was
+    /// sent counts, all in that producer's.
     pub prompt_blocks: u32,
+    /// The producer of prefix matches by which blocks held and cached tokens are given; absent if none were looked up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix_producer: Option<Arc<str>>,
     /// The scheduling profile; empty if none ran.
     pub profile: Arc<str>,
     /// Endpoints considered, kept and filtered.

@@ -117,13 +117,10 @@ impl ConfigWatch {
 /// The part of a configuration that differs and is set up once, at start.
 fn needs_restart(running: &CheckedConfig, changed: &CheckedConfig) -> Option<&'static str> {
     let events = |config: &CheckedConfig| {
-        config
-            .prefix_producer
-            .as_ref()
-            .map(|producer| (producer.socket_port, producer.topic_filter.clone(), producer.concurrency))
+        config.kv_events().map(|events| (events.socket_port, events.topic_filter, events.concurrency))
     };
-    // Without a producer nothing is looked up; engines that are followed already may go on being followed.
-    if changed.prefix_producer.is_some() && events(running) != events(changed) {
+    // Where no events are read nothing is looked up; engines that are followed already may go on being followed.
+    if changed.kv_events().is_some() && events(running) != events(changed) {
         return Some("what is followed of the engines' KV events (precise-prefix-cache-producer)");
     }
     let backend = |config: &CheckedConfig| {

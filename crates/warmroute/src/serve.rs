@@ -18,7 +18,7 @@ use crate::decision::Decider;
 use crate::discovery::{Discovery, EndpointList, Followers};
 use crate::engine_events::{EngineEvents, EventSettings, Expectations, WITHDRAW_INTERVAL};
 use crate::grpc::{ServingTls, ext_proc_server, ext_proc_service, health_server, listen};
-use crate::metrics::{Metrics, MetricsOptions};
+use crate::metrics::{Metrics, MetricsOptions, PluginLabels};
 use crate::objectives::Objectives;
 use crate::picker::Picker;
 use crate::policy::Policy;
@@ -159,6 +159,12 @@ impl Parts {
             tasks.spawn("render warm-up", renderer.warm_up());
         }
         self.watch_pool(options, tasks);
+        let (decider, mut updates) = (self.decider.clone(), self.pool.updates());
+        tasks.spawn("endpoints that left", async move {
+            while updates.changed().await.is_ok() {
+                decider.forget_gone();
+            }
+        });
         let stop = tasks.stop_token();
         let tls = options.secure_serving.then_some(ServingTls { cert_path: options.cert_path.as_deref() });
         let readiness = || self.readiness.clone();
@@ -235,8 +241,9 @@ impl Parts {
             metrics.events.queue_depth.set(events.queue_depth() as i64);
             metrics.admission.observe(&pool_name, decider.saturation(None));
             metrics.events.shards.set(events.shards() as i64);
-            if let Some(producer) = decider.policy().plugins.prefix_producer() {
-                metrics.scheduling.set_prefix_size(producer, stats.entries as i64);
+            for (name, plugin_type, entries) in decider.prefix_sizes() {
+                let producer = PluginLabels { name: &name, plugin_type };
+                metrics.scheduling.set_prefix_size(producer, entries as i64);
             }
             let counters = service.counters();
             metrics.streams.set_open(counters.open_streams);
@@ -298,13 +305,13 @@ impl Listeners {
 }
 
 fn event_settings(options: &ServeOptions, config: &CheckedConfig) -> EventSettings {
-    match &config.prefix_producer {
-        Some(producer) => EventSettings {
-            port: producer.socket_port.unwrap_or(options.kv_events_port),
-            topic_filter: producer.topic_filter.clone(),
-            shards: producer.concurrency as usize,
+    match config.kv_events() {
+        Some(events) => EventSettings {
+            port: events.socket_port.unwrap_or(options.kv_events_port),
+            topic_filter: events.topic_filter,
+            shards: events.concurrency as usize,
         },
-        // Nobody asks for prefix matches, so engines aren't followed.
+        // Nobody asks for exact prefix matches, so engines aren't followed.
         None => EventSettings { port: 0, topic_filter: String::new(), shards: 1 },
     }
 }

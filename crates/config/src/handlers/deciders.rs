@@ -1,12 +1,12 @@
 //! Deciders: plugins that say whether a stage runs, referred to by the handler.
 
 use super::Surroundings;
-use crate::check::{PRODUCER_PARAMETER, no_such_producer};
 use crate::fields::{Fields, Mistakes};
 use crate::handler_spec::{DeciderKind, DeciderSpec};
 use crate::host_plugins::none;
 use crate::peer_types::{DeciderType, HostType};
 use crate::plugins::{Declared, Kind};
+use crate::prefix_binding::{PEERS_PRODUCER, PRODUCER_PARAMETER};
 use crate::sections::undeclared;
 use crate::yaml::shown;
 use crate::{Place, ProfileSpec};
@@ -102,7 +102,7 @@ fn by_tokens(
 }
 
 /// The producer that the decider reads: the one that it or its handler names, else the one that the decode profile
-/// reads, else the exact one.
+/// reads, else the one that is read by default.
 fn producer_of(
     plugin: &Declared<'_>,
     named: Option<(&str, Place)>,
@@ -110,17 +110,24 @@ fn producer_of(
     around: &Surroundings<'_, '_>,
     mistakes: &mut Mistakes,
 ) -> String {
-    // Whoever reads matches has a producer, made up if need be.
-    let Some(exact) = around.prefix_producer else { return String::new() };
-    if let Some((name, place)) = named.or(wanted.and_then(|wanted| wanted.named)) {
-        if name != exact.name {
-            let (message, hint) = no_such_producer(name, exact);
-            mistakes.hinted(place, message, hint);
-        }
-        return name.to_owned();
+    if let Some(named) = named.or(wanted.and_then(|wanted| wanted.named)) {
+        return around.prefixes.resolve(Some(named), mistakes).unwrap_or_else(|| named.0.to_owned());
     }
-    let Some(wanted) = wanted else { return exact.name.clone() };
-    let producer = read_by(wanted.decode_profile, around).unwrap_or_else(|| exact.name.clone());
+    let of_profile = wanted.and_then(|wanted| read_by(wanted.decode_profile, around));
+    // Whoever reads matches has a producer, made up if need be.
+    let producer = of_profile.or_else(|| around.prefixes.default_name()).unwrap_or_default();
+    if wanted.is_some() && around.prefixes.is_added(&producer) {
+        let message = format!(
+            "{} reads prefix matches from {producer}, which is added with its defaults: they are exact where an \
+             engine's KV events are seen, and elsewhere what was sent there, as at the llm-d EPP",
+            plugin.name
+        );
+        mistakes.notice(plugin.place, message);
+        return producer;
+    }
+    if wanted.is_none() || producer == PEERS_PRODUCER {
+        return producer;
+    }
     let message = format!(
         "{} reads prefix matches from {producer}; the llm-d EPP reads those of approx-prefix-cache-producer here, \
          whatever the profiles read",

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::PORT;
-use crate::PrefixProducerSpec;
+use crate::PrecisePrefixSpec;
 use crate::fields::{Fields, Mistakes};
+use crate::peer_types::PRECISE_SCORER;
 use crate::plugins::Declared;
 use crate::yaml::Node;
 
-impl PrefixProducerSpec {
+impl PrecisePrefixSpec {
     /// The producer with its defaults. Two differ from the peer's, on purpose: what was just picked is expected
     /// (otherwise a burst of one prompt scatters), and every topic is taken (an engine's own default topic is
     /// empty, which the peer's `kv@` silently leaves out).
@@ -23,9 +24,10 @@ impl PrefixProducerSpec {
         }
     }
 }
-/// `precise-prefix-cache-producer`.
-pub(crate) fn prefix_producer(declared: &Declared<'_>, mistakes: &mut Mistakes) -> PrefixProducerSpec {
-    let mut spec = PrefixProducerSpec::new(&declared.name);
+
+/// `precise-prefix-cache-producer`, or the half of it in `precise-prefix-cache-scorer`.
+pub(crate) fn prefix_producer(declared: &Declared<'_>, mistakes: &mut Mistakes) -> PrecisePrefixSpec {
+    let mut spec = PrecisePrefixSpec::new(&declared.name);
     let Some(node) = declared.parameters else { return spec };
     let mut fields = Fields::of(node, &declared.name, mistakes);
     if let Some((value, _)) = fields.boolean("speculativeIndexing", mistakes) {
@@ -41,7 +43,7 @@ pub(crate) fn prefix_producer(declared: &Declared<'_>, mistakes: &mut Mistakes) 
         token_processor(node, mistakes);
     }
     if let Some(node) = fields.node("indexerConfig") {
-        indexer(node, mistakes);
+        indexer(node, declared.plugin_type == PRECISE_SCORER, mistakes);
     }
     if let Some(node) = fields.node("kvEventsConfig") {
         kv_events(node, &mut spec, mistakes);
@@ -69,7 +71,7 @@ fn token_processor(node: &Node, mistakes: &mut Mistakes) {
     fields.finish(mistakes);
 }
 
-fn indexer(node: &Node, mistakes: &mut Mistakes) {
+fn indexer(node: &Node, is_scorer: bool, mistakes: &mut Mistakes) {
     let mut fields = Fields::of(node, "indexerConfig", mistakes);
     if let Some(node) = fields.node("kvBlockIndexConfig") {
         block_index(node, mistakes);
@@ -79,6 +81,13 @@ fn indexer(node: &Node, mistakes: &mut Mistakes) {
         mistakes.hinted(node.place, message, "remove kvCacheBackendConfigs; every tier counts alike");
     }
     if let Some(node) = fields.node("tokenizersPoolConfig") {
+        if is_scorer {
+            mistakes.notice(
+                node.place,
+                "tokenizersPoolConfig isn't used: tokens are made in process, with --tokenizer or token-producer",
+            );
+            return fields.finish(mistakes);
+        }
         mistakes.hinted(node.place, "tokenizersPoolConfig is not available here", "use token-producer");
     }
     fields.finish(mistakes);
@@ -116,7 +125,7 @@ fn block_index(node: &Node, mistakes: &mut Mistakes) {
     fields.finish(mistakes);
 }
 
-fn kv_events(node: &Node, spec: &mut PrefixProducerSpec, mistakes: &mut Mistakes) {
+fn kv_events(node: &Node, spec: &mut PrecisePrefixSpec, mistakes: &mut Mistakes) {
     let mut fields = Fields::of(node, "kvEventsConfig", mistakes);
     if let Some(node) = fields.node("zmqEndpoint") {
         let message = "zmqEndpoint is not available yet: every engine is subscribed to at its own address, \

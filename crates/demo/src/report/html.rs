@@ -1,7 +1,7 @@
 //! The page: one file, no script, nothing loaded from anywhere.
 
 use super::chart::{colour, engine_spread, escape, hit_ratios, ttft_distribution};
-use super::{PolicyReport, Report, ScenarioReport};
+use super::{ExpectationReport, PolicyReport, Report, ScenarioReport};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -43,7 +43,11 @@ clock instead of a GPU. Times compare policies with each other; they say nothing
 
 fn scenario(scenario: &ScenarioReport) -> String {
     let policies = &scenario.policies;
-    let setup: String = scenario.setup.iter().map(|line| format!("<li>{}</li>", escape(line))).collect();
+    let expectation = |one: &ExpectationReport| {
+        format!("{}: {}", if one.is_met { "as expected" } else { "not as expected" }, one.text)
+    };
+    let lines = scenario.setup.iter().cloned().chain(scenario.expectations.iter().map(expectation));
+    let setup: String = lines.map(|line| format!("<li>{}</li>", escape(&line))).collect();
     format!(
         "<section>\n<h2>{}</h2>\n<p>{}</p>\n<ul class=\"setup\">{setup}</ul>\n{}{}\
          <figure>\n<figcaption>Hit ratio <small>the mark is the ceiling</small></figcaption>\n{}</figure>\n\

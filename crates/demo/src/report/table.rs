@@ -44,6 +44,10 @@ pub fn table(report: &Report) -> String {
                 crowded.join(", "),
             ));
         }
+        for expectation in &scenario.expectations {
+            let mark = if expectation.is_met { "as expected" } else { "NOT AS EXPECTED" };
+            text.push_str(&format!("  {mark}: {}\n", expectation.text));
+        }
         for policy in &scenario.policies {
             for failure in &policy.failures {
                 text.push_str(&format!("  {}: {} × {}\n", policy.name, failure.count, failure.reason));

@@ -13,7 +13,8 @@ use crate::harness::EngineOptions;
 pub struct ScenarioFile {
     /// The model name that requests carry and engines serve.
     pub model: String,
-    /// The policies that are compared, in the order in which they run: files in `policies/`, without `.yaml`.
+    /// The policies that are compared where a scenario names none, in the order in which they run: files in
+    /// `policies/`, without `.yaml`.
     pub policies: Vec<String>,
     /// In the order in which they run.
     pub scenarios: Vec<Scenario>,
@@ -27,10 +28,42 @@ pub struct Scenario {
     pub name: String,
     /// One sentence for the report.
     pub description: String,
+    /// How many replicas of the picker, each of which Envoy may ask for any request.
+    #[serde(default = "one")]
+    pub pickers: usize,
+    /// The policies that are compared here; empty for the file's.
+    #[serde(default)]
+    pub policies: Vec<String>,
+    /// What must come out.
+    #[serde(default)]
+    pub expect: Vec<HitRatioLead>,
     /// The engines.
     pub engines: EngineSpec,
     /// The requests.
     pub workload: Workload,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// An expectation: the hit ratio of one policy is above that of another.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HitRatioLead {
+    /// The policy that leads.
+    pub policy: String,
+    /// The one that it is compared with.
+    pub over: String,
+    /// By how many percentage points of the hit ratio at least; a negative number is what noise may take away.
+    pub points: f64,
+}
+
+impl Scenario {
+    /// The policies that are compared: its own, or else those of `file`.
+    pub fn policies<'a>(&'a self, file: &'a ScenarioFile) -> &'a [String] {
+        if self.policies.is_empty() { &file.policies } else { &self.policies }
+    }
 }
 
 /// The engines of a scenario.

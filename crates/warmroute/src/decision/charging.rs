@@ -16,6 +16,7 @@ use crate::prompt::PromptKeys;
 /// Everything that a charge depends on.
 pub(super) struct Charging<'a> {
     pub(super) request: &'a InferenceRequest,
+    /// What engines are expected to hold by their events; None if nobody reads those.
     pub(super) prompt: Option<&'a PromptKeys>,
     pub(super) expects_for: Option<Duration>,
     pub(super) expectations: &'a Arc<Expectations>,
@@ -23,31 +24,10 @@ pub(super) struct Charging<'a> {
     pub(super) signals: &'a Signals,
 }
 
-/// How much of the prompt an engine should serve from its cache.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Cached {
-    /// Full blocks of the prompt in the engine's block size.
-    pub(super) prompt_blocks: u32,
-    /// That block size; 0 if there is no prompt to match.
-    pub(super) block_size_tokens: u32,
-    /// Tokens, by what it is known to hold.
-    pub(super) known_tokens: u32,
-    /// The same with what it is expected to hold soon.
-    pub(super) expected_tokens: u32,
-}
-
 impl<'a> Charging<'a> {
-    fn state(&self, row: usize) -> &'a EndpointState {
+    /// The endpoint of a row.
+    pub(super) fn state(&self, row: usize) -> &'a Arc<EndpointState> {
         &self.snapshot.states[self.signals.pool_row(row)]
-    }
-
-    pub(super) fn cached(&self, row: usize) -> Cached {
-        let Some((prompt, size)) = self.prompt.zip(self.state(row).block_size_tokens()) else {
-            return Cached::default();
-        };
-        let Some(set) = prompt.set(size) else { return Cached::default() };
-        let (known_tokens, expected_tokens) = self.signals.cached_tokens(row, &prompt.prompt_tokens, size);
-        Cached { prompt_blocks: set.total_blocks(), block_size_tokens: size, known_tokens, expected_tokens }
     }
 
     /// Expects the prompt's blocks at a row's engine.
@@ -56,7 +36,7 @@ impl<'a> Charging<'a> {
         let state = self.state(row);
         let size = state.block_size_tokens()?;
         prompt.set(size)?;
-        let known_blocks = |at| self.signals.known_blocks(row, at);
+        let known_blocks = |at| self.signals.prefix.known_by_events(row, at);
         Some(self.expectations.expect(state.engine.slot()?, prompt, size, known_blocks, shortest))
     }
 
@@ -64,8 +44,16 @@ impl<'a> Charging<'a> {
     /// the engine gets there.
     pub(super) fn charge(&self, row: usize, computes_prompt: bool) -> Charge {
         let prompt_tokens = self.request.prompt_tokens.unwrap_or(0);
-        let uncached = prompt_tokens.saturating_sub(self.cached(row).expected_tokens);
+        let uncached = prompt_tokens.saturating_sub(self.signals.prefix.main(row).expected_tokens);
         self.state(row).load.charge(if computes_prompt { uncached.into() } else { 0 })
+    }
+
+    /// The rows whose engines will hold the prompt: those of the primary endpoint and of the one that computes it for
+    /// that.
+    pub(super) fn computing_rows(&self, decision: &Decision<'_>) -> impl Iterator<Item = usize> {
+        let prefills = decision.helpers().filter(|helper| helper.stage == Stage::Prefill);
+        let rows = prefills.filter_map(|helper| helper.run.table_rows().next());
+        std::iter::once(decision.table_row()).chain(rows)
     }
 
     /// Charges the endpoints that help the primary one.

@@ -23,7 +23,7 @@ pub(super) fn explain(policy: &Policy, decision: &Decision<'_>, charging: &Charg
         fallbacks.push(Fallback::EventGaps);
     }
     let is_unseen = |row: usize| !snapshot.states[signals.pool_row(row)].engine.is_connected();
-    if decision.table().prefix_columns() > 0 && (0..signals.len()).any(is_unseen) {
+    if policy.prefix.reads_events() && (0..signals.len()).any(is_unseen) {
         fallbacks.push(Fallback::NoEvents);
     }
     if decision.stages().any(|stage| stage.run.scorers().any(|scorer| scorer.not_a_number > 0)) {
@@ -44,6 +44,7 @@ pub(super) fn explain(policy: &Policy, decision: &Decision<'_>, charging: &Charg
         runner_up: run.runner_up().map(|kept| address(run.kept()[kept] as usize)),
         handler: handler_line(policy, decision),
         other_profiles: decision.stages().filter_map(|stage| profile_line(&stage, charging)).collect(),
+        prefix_producer: policy.prefix.main().map(|producer| producer.name.clone()),
         fallbacks,
         ..Explanation::default()
     }
@@ -76,7 +77,7 @@ fn profile_line(stage: &StageRun<'_>, charging: &Charging<'_>) -> Option<Profile
     let (run, signals) = (&stage.run, charging.signals);
     let address = |row: usize| charging.snapshot.endpoints[signals.pool_row(row)].address.clone();
     let picked = run.table_rows().next();
-    let cached = picked.map(|row| charging.cached(row)).unwrap_or_default();
+    let cached = picked.map(|row| signals.prefix.main(row)).unwrap_or_default();
     Some(ProfileLine {
         profile: run.name().clone(),
         stage: stage.stage.to_string(),
@@ -132,7 +133,7 @@ fn candidate_lines(run: &ProfileRun<'_>, snapshot: &PoolSnapshot, signals: &Sign
 fn line_of(row: usize, snapshot: &PoolSnapshot, signals: &Signals) -> CandidateLine {
     let state: &MetricsState = &signals.metrics[row];
     let metrics = state.last().copied().unwrap_or_default();
-    let (known_blocks, expected_blocks) = signals.held_blocks(row);
+    let held = signals.prefix.main(row);
     CandidateLine {
         endpoint: snapshot.endpoints[signals.pool_row(row)].address.clone(),
         filtered_by: None,
@@ -143,7 +144,8 @@ fn line_of(row: usize, snapshot: &PoolSnapshot, signals: &Signals) -> CandidateL
         running_requests: metrics.running_requests,
         kv_cache_utilization: metrics.kv_cache_utilization,
         in_flight_requests: signals.in_flight[row].requests,
-        known_blocks,
-        expected_blocks,
+        known_blocks: held.known_blocks,
+        expected_blocks: held.matched.matched_blocks,
+        blocks_are_approximate: held.is_approximate,
     }
 }

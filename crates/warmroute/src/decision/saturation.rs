@@ -11,7 +11,7 @@ impl Decider {
     /// How full the endpoints are that a request may go to, and the name of the detector that says so. `None` if there
     /// are no such endpoints.
     pub fn saturation(&self, subset: Option<&[String]>) -> Option<(Arc<str>, Saturation)> {
-        let (policy, snapshot) = (self.policy.load(), self.pool.snapshot());
+        let (policy, snapshot) = (self.policy(), self.pool.snapshot());
         let subset_rows = subset.map(|subset| snapshot.subset_rows(subset));
         let now = Instant::now();
         let signals = |row: usize| {

@@ -204,6 +204,7 @@ impl Engine {
         self.state.count_skipped(not_applied);
         self.state.count_batch(seq);
         self.state.set_blocks(self.view.held_blocks() as u64);
+        self.state.set_unsupported(self.view.is_unsupported());
     }
 }
 

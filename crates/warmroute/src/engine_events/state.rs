@@ -19,6 +19,7 @@ pub struct EngineState {
     undecodable: AtomicU64,
     skipped: AtomicU64,
     blocks: AtomicU64,
+    unsupported: AtomicBool,
     last_seq_plus_one: AtomicU64,
 }
 
@@ -81,6 +82,15 @@ impl EngineState {
         }
     }
 
+    /// Whether what the engine holds is seen: its events arrive, at least one batch was applied, its block size is known,
+    /// and it has no KV cache groups for which nothing can be claimed.
+    pub fn is_seen(&self) -> bool {
+        self.is_connected()
+            && self.batches.load(Ordering::Relaxed) > 0
+            && self.block_size_tokens() > 0
+            && !self.unsupported.load(Ordering::Relaxed)
+    }
+
     /// Whether the engine's events arrive.
     pub fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
@@ -96,7 +106,8 @@ impl EngineState {
         self.connections.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    pub(super) fn count_batch(&self, seq: u64) {
+    /// A batch was applied.
+    pub fn count_batch(&self, seq: u64) {
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.last_seq_plus_one.store(seq.wrapping_add(1), Ordering::Relaxed);
     }
@@ -124,11 +135,16 @@ impl EngineState {
         self.skipped.fetch_add(events, Ordering::Relaxed);
     }
 
+    pub(super) fn set_unsupported(&self, unsupported: bool) {
+        self.unsupported.store(unsupported, Ordering::Relaxed);
+    }
+
     pub(super) fn set_blocks(&self, blocks: u64) {
         self.blocks.store(blocks, Ordering::Relaxed);
     }
 
-    pub(super) fn set_block_size_tokens(&self, tokens: u32) {
+    /// The engine has told the size of its blocks.
+    pub fn set_block_size_tokens(&self, tokens: u32) {
         self.block_size_tokens.store(tokens, Ordering::Relaxed);
     }
 }

@@ -203,7 +203,7 @@ impl Work {
             true => None,
             false => self.estimate(&request, hints, wanted),
         };
-        let read = ReadRequest {
+        let mut read = ReadRequest {
             model: model.to_owned(),
             stream: request.stream,
             max_tokens: request.max_tokens,
@@ -212,6 +212,7 @@ impl Work {
             estimated,
             ..ReadRequest::default()
         };
+        read.key_approximately(wanted);
         Ok((request, read))
     }
 
@@ -299,6 +300,7 @@ impl Work {
         };
         read.prompt = Some(prompt);
         read.estimated = None;
+        read.key_approximately(wanted);
         if wanted.prefix_match && wanted.block_sizes_tokens.is_empty() {
             let detail = "no engine has told its block size yet".to_owned();
             read.fallback = Some(FallbackNote { kind: Fallback::BlockSizeUnknown, detail });

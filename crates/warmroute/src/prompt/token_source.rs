@@ -42,7 +42,7 @@ impl TokenSource {
                 source.tokenizer = Some(load_tokenizer(path.clone()).await.context("token-producer")?);
             }
             (None, Some(TokenBackend::Vllm(server))) => source.renderer = Some(Renderer::try_new(server)?),
-            _ if config.prefix_producer.is_some() => tracing::warn!(
+            _ if config.kv_events().is_some() => tracing::warn!(
                 "no tokenizer: text prompts can't be matched against KV caches; give --tokenizer DIR"
             ),
             _ => {}

@@ -176,6 +176,9 @@ impl Fixture {
             skipped: SkippedEvents::default(),
         };
         self.engines[at].lock().as_mut().unwrap().apply(&batch);
+        let engine = &self.pool.snapshot().states[at].engine;
+        engine.set_block_size_tokens(BLOCK_TOKENS);
+        engine.count_batch(0);
         // Engines tell their block size in metrics too; here every one has the same.
         for state in &self.pool.snapshot().states {
             state.scraped(EndpointMetrics::default().with_cache(BLOCK_TOKENS, 1000), Instant::now());

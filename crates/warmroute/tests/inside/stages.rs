@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use warmroute::explain::describe;
 use warmroute::pool::DiscoveredEndpoint;
+use warmroute::prompt::ReadRequest;
 use warmroute::receipt::{Fallback, Receipt};
 use warmroute_ext_proc::{EndpointPicker, HeaderList, HttpRequest, Picked, StreamLease};
 use warmroute_plugin::{InFlight, InferenceRequest};
@@ -133,7 +134,7 @@ async fn media_are_encoded_elsewhere() {
     let fixture = fixture(&config(STAGES), &["encode", "decode"]);
     let mut request = InferenceRequest::new("r", "m");
     request.media_parts = 1;
-    let decided = fixture.decider.decide(&request, None, None).unwrap();
+    let decided = fixture.decider.decide(&request, &ReadRequest::default(), None).unwrap();
     let [helper] = decided.helpers.as_slice() else { panic!() };
     assert_eq!(
         (helper.stage, &*helper.profile, &*helper.endpoint.address),

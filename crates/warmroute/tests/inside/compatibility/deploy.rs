@@ -32,7 +32,7 @@ pub(super) const ROWS: &[Row] = &[
                 headers: &[],
             }],
         },
-        until: &["burst-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "deploy/03-epp-config.yaml",
@@ -111,13 +111,13 @@ pub(super) const ROWS: &[Row] = &[
         file: "deploy/07-pd-epp-config.yaml",
         peer: "deploy/config/pd-epp-config.yaml",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: PREFIX_AND_QUEUE },
-        until: &["approx-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "deploy/08-pd-topology-epp-config.yaml",
         peer: "deploy/config/pd-topology-epp-config.yaml",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: PREFIX_AND_QUEUE },
-        until: &["approx-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "deploy/09-probabilistic-admitter-epp-config.yaml",
@@ -162,7 +162,7 @@ pub(super) const ROWS: &[Row] = &[
         file: "deploy/12-sim-epp-config.yaml",
         peer: "deploy/config/sim-epp-config.yaml",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: PREFIX_TWICE },
-        until: &["approx-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "deploy/13-sim-epp-gpu-config.yaml",
@@ -218,7 +218,7 @@ pub(super) const ROWS: &[Row] = &[
         file: "deploy/17-sim-pd-epp-config.yaml",
         peer: "deploy/config/sim-pd-epp-config.yaml",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: PREFIX_AND_QUEUE },
-        until: &["approx-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "deploy/18-sim-program-aware-config.yaml",

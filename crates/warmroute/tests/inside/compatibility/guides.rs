@@ -11,7 +11,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["maxTokensInFlightPenalty"],
             why: "At the commit that is compared, the peer refuses this parameter too.",
         },
-        until: &["approx-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "guides/02-optimized-baseline-trtllm.yaml",
@@ -23,7 +23,7 @@ pub(super) const ROWS: &[Row] = &[
         file: "guides/03-precise-prefix-cache-routing.yaml",
         peer: "precise-prefix-cache-routing/router/precise-prefix-cache-routing.values.yaml @076e65dc",
         verdict: Verdict::Refused {
-            by: &["token-producer: udsTokenizerConfig", "precise-prefix-cache-scorer"],
+            by: &["token-producer: udsTokenizerConfig"],
             why: "Deprecated at the peer; the replacements work.",
         },
         until: &[],
@@ -50,7 +50,7 @@ pub(super) const ROWS: &[Row] = &[
         file: "guides/06-pd-disaggregation.yaml",
         peer: "pd-disaggregation/router/pd-disaggregation.values.yaml @83bb7c18",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: AFFINITY_PD },
-        until: &["approx-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "guides/07-pd-multi-tier.yaml",
@@ -92,7 +92,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["predicted-latency-producer", "latency-scorer", "ttftSource: latencyPredictor"],
             why: "There is no latency predictor yet.",
         },
-        until: &["approx-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "guides/12-predicted-latency-slo.yaml",
@@ -131,19 +131,19 @@ pub(super) const ROWS: &[Row] = &[
         file: "guides/15-tiered-single-host.yaml",
         peer: "tiered-prefix-cache/router/single-host/tiered-prefix-cache-cpu.values.yaml @68d37a35",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Unified, decisions: TIERED },
-        until: &["approx-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "guides/16-tiered-multi-host.yaml",
         peer: "tiered-prefix-cache/router/multi-host/tiered-prefix-cache-cpu.values.yaml @28097b12",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Unified, decisions: TIERED },
-        until: &["approx-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "guides/17-mooncake-offloading.yaml",
         peer: "tiered-prefix-cache/router/mooncake-offloading.values.yaml @289780eb",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Unified, decisions: OPTIMIZED_BASELINE },
-        until: &["approx-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "guides/18-multimodal-aggregation.yaml",
@@ -236,7 +236,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["flowControl", "program-aware-fairness", "agent-identity"],
             why: "Requests are not queued yet.",
         },
-        until: &["approx-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "guides/23-agentic-serving-gpu.yaml",
@@ -245,7 +245,7 @@ pub(super) const ROWS: &[Row] = &[
             by: &["active-request-scorer, which is not declared"],
             why: "The peer refuses it too.",
         },
-        until: &["approx-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "guides/24-agentic-serving-gpu-program-aware.yaml",
@@ -260,7 +260,7 @@ pub(super) const ROWS: &[Row] = &[
         file: "guides/25-agentic-serving-tpu-disagg.yaml",
         peer: "agentic-serving/router/agentic-serving-tpu-disagg.values.yaml @99fba218",
         verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: AFFINITY_PD },
-        until: &["approx-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "guides/26-batch-flow-control-evictable.yaml",

@@ -165,6 +165,21 @@ const DIFFERS: &[(&str, &str)] = &[
          (`speculativeIndexing: false` as there); every topic is taken (`topicFilter: kv@` as there).",
     ),
     (
+        "precise-prefix-cache-scorer",
+        "A `precise-prefix-cache-producer` and a `prefix-cache-scorer` that reads it; `tokenizersPoolConfig` isn't used.",
+    ),
+    (
+        "approx-prefix-cache-producer",
+        "Blocks are as small as the engine's (`minBlockSizeTokens: 64` as there); an engine has room for as many tokens \
+         as its KV cache; the beginning of a prompt is forgotten last, so a match has no holes; what was just picked \
+         counts at once.",
+    ),
+    (
+        "burst-prefix-cache-producer",
+        "No request is delayed: every pick sees the one before it, so a burst stays together without a window.",
+    ),
+    ("inflight-load-producer", "Requests in flight are always counted, with or without it."),
+    (
         "token-producer",
         "Tokens can be made in process too, from the model's files: `local: {path: …}` or `--tokenizer`.",
     ),
@@ -214,7 +229,6 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("token-producer", "estimate: {image: {mode: static, static: {staticToken: 256}}}"),
     ("token-producer", "udsTokenizerConfig: {}"),
     ("inflight-load-producer", "addEstimatedOutputTokens: true"),
-    ("inflight-load-producer", "prefixMatchInfoProducerName: precise-prefix-cache-producer"),
     ("static-usage-limit-policy", "threshold: 0.9"),
     ("active-request-scorer", "inFlightLoadProducerName: another"),
 ];
@@ -289,12 +303,22 @@ fn is_the_peers(plugin_type: &str) -> bool {
     TYPES.iter().any(|(_, types)| types.contains(&plugin_type))
 }
 
-/// Linked types that the peer doesn't have.
+/// Parts of the host that the peer doesn't have.
+const OWN_PARTS: [(&str, &str, &str); 1] = [(
+    "prefix-cache-producer",
+    "data producer",
+    "prefix matches by KV events where they are seen, elsewhere by what was sent; parameters of approx-prefix-cache-producer",
+)];
+
+/// Types that the peer doesn't have.
 pub(super) fn own_table(registry: &Registry) -> String {
     let mut table = "| Type | What it is | What it does |\n| --- | --- | --- |\n".to_owned();
     for linked in registry.types().filter(|linked| !is_the_peers(linked.name())) {
         let _ =
             writeln!(table, "| `{}` | {} | {} |", linked.name(), linked.kind(), cell(linked.description()));
+    }
+    for (name, what, does) in OWN_PARTS {
+        let _ = writeln!(table, "| `{name}` | {what} | {does} |");
     }
     table
 }

@@ -41,7 +41,7 @@ pub(super) const ROWS: &[Row] = &[
                 },
             ],
         },
-        until: &["approx-prefix-cache-producer"],
+        until: &[],
     },
     Row {
         file: "well-known/03-pd-disaggregation.yaml",
