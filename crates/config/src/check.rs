@@ -12,7 +12,8 @@ use crate::sections::SourceRef;
 use crate::yaml::Node;
 use crate::{
     CheckedConfig, ConfigError, FileDiscoverySpec, HttpSourceSpec, KnownTypes, MetricsExtractorSpec, Place,
-    PluginSpec, PrefixProducerSpec, TokenBackend, TokenProducerSpec, handlers, host_plugins, sections, text,
+    PluginSpec, PrefixProducerSpec, ProfileSpec, TokenBackend, TokenProducerSpec, filter_side, handlers,
+    host_plugins, sections, text,
 };
 
 const KIND: &str = "EndpointPickerConfig";
@@ -67,7 +68,7 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
     envelope(&mut fields, mistakes);
     sections::feature_gates(fields.list("featureGates", mistakes), mistakes);
     let declared = plugins::read(fields.list("plugins", mistakes), known, mistakes);
-    let profiles = profiles::read(fields.list("schedulingProfiles", mistakes), &declared, mistakes);
+    let mut profiles = profiles::read(fields.list("schedulingProfiles", mistakes), &declared, mistakes);
     let layer = sections::data_layer(fields.node("dataLayer"), &declared, mistakes);
     let flow_control = fields.node("flowControl");
     let detector = flow_control.and_then(|node| sections::flow_control(node, &declared, mistakes));
@@ -80,7 +81,7 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
     fields.finish(mistakes);
 
     let mut binding = PrefixBinding::read(&declared, mistakes);
-    let mut plugins = scheduling_plugins(&declared, &mut binding, known, mistakes);
+    let mut plugins = scheduling_plugins(&declared, &mut profiles.profiles, &mut binding, known, mistakes);
     let in_flight_prefix_producer = in_flight_prefix_producer(&declared, &binding, mistakes);
     let saturation_detector = saturation_detector(detector.or(old_detector), &plugins);
     plugins.extend(profiles.injected_picker.map(|name| injected(name, "max-score-picker")));
@@ -165,19 +166,22 @@ fn in_flight_prefix_producer(
 /// The plugins to build, each with the producer that it reads prefix matches from.
 fn scheduling_plugins(
     declared: &[Declared<'_>],
+    profiles: &mut [ProfileSpec],
     binding: &mut PrefixBinding,
     known: &KnownTypes,
     mistakes: &mut Mistakes,
 ) -> Vec<PluginSpec> {
     let mut specs = Vec::new();
-    let mut badly_written = Vec::new();
+    let (mut badly_written, mut filters) = (Vec::new(), Vec::new());
     for plugin in declared.iter().filter(|plugin| plugin.scheduling().is_some()) {
         if DEPRECATED_FILTERS.contains(&plugin.plugin_type.as_str()) {
             let message = format!("{} is deprecated: use label-selector-filter", plugin.plugin_type);
             mistakes.notice(plugin.place, message);
         }
         let before = mistakes.len();
-        let spec = plugin_spec(plugin, mistakes);
+        let mut spec = plugin_spec(plugin, mistakes);
+        let filter = filter_side::take(&mut spec, declared, known, mistakes);
+        filters.extend(filter.map(|filter| (spec.name.clone(), filter)));
         note_unread_session_ids(&spec, mistakes);
         specs.push(spec);
         if mistakes.len() > before {
@@ -192,6 +196,8 @@ fn scheduling_plugins(
             mistakes.push(spec.mistake(&mistake.path, mistake.message));
         }
     }
+    filter_side::refer(&filters, profiles);
+    specs.extend(filters.into_iter().map(|(_, filter)| filter));
     specs
 }
 

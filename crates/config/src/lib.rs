@@ -13,6 +13,7 @@ mod checked;
 mod endpoints;
 mod engine_metrics;
 mod fields;
+mod filter_side;
 mod handler_spec;
 mod handlers;
 mod host_parts;

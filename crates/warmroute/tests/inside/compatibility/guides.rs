@@ -283,9 +283,24 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         file: "guides/28-context-length-aware-pd.yaml",
         peer: "context-length-aware-pd/router.values.yaml @6f9e0651",
-        verdict: Verdict::Refused {
-            by: &["context-length-aware: enableFiltering"],
-            why: "A plugin is a filter or a scorer here, not both.",
+        verdict: Verdict::Works {
+            differs: &[],
+            pool: PoolKind::Roles,
+            // p0 is for short prompts, so prefill is at p1 also where p0 has less to do.
+            decisions: &[
+                Decision {
+                    request: Prompt::Warm,
+                    totals: &[("d0", 0.25), ("d1", 0.75), ("d2", 0.0)],
+                    picks: &["d1"],
+                    headers: &[("x-prefiller-host-port", "p1")],
+                },
+                Decision {
+                    request: Prompt::Cold,
+                    totals: &[("d0", 0.25), ("d1", 0.75), ("d2", 0.0)],
+                    picks: &["d1"],
+                    headers: &[("x-prefiller-host-port", "p1")],
+                },
+            ],
         },
         until: &[],
     },

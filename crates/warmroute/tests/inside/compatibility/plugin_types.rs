@@ -206,13 +206,16 @@ const DIFFERS: &[(&str, &str)] = &[
     ),
     ("endpoint-attribute-filter", "An attribute that nothing makes is refused; stale metrics give none."),
     ("endpoint-attribute-scorer", "An attribute that nothing makes is refused; stale metrics give none."),
+    (
+        "context-length-aware",
+        "With `enableFiltering` a `context-length-filter` is added, which can also be used alone.",
+    ),
     ("lora-affinity-scorer", "An endpoint whose metrics aren't fresh scores 0."),
     ("file-discovery", "Strict; IPv6 and DNS names are taken too."),
 ];
 
 /// Parameters that the peer takes and that may be refused here. What isn't refused isn't told.
 const PARAMETERS: &[(&str, &str)] = &[
-    ("context-length-aware", "enableFiltering: true"),
     ("prefix-cache-affinity-filter", "ttftSource: latencyPredictor"),
     ("precise-prefix-cache-producer", "kvEventsConfig: {zmqEndpoint: \"tcp://*:5557\"}"),
     ("precise-prefix-cache-producer", "kvEventsConfig: {engineType: sglang}"),

@@ -76,7 +76,6 @@ pub(super) const PHRASES: &[(&str, &str)] = &[
     ("kvEventsConfig.engineType", "engineType"),
     ("indexerConfig.kvCacheBackendConfigs", "weights of cache tiers"),
     ("ttftSource: latencyPredictor", "there is no latency predictor"),
-    ("context-length-aware: enableFiltering", "enableFiltering"),
     ("maxTokensInFlightPenalty", "unknown field `maxTokensInFlightPenalty`"),
     ("active-request-scorer, which is not declared", "there is no plugin called \"active-request-scorer\""),
 ];

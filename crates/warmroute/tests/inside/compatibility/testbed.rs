@@ -16,6 +16,8 @@ struct Seat {
     name: &'static str,
     role: Option<&'static str>,
     host: &'static str,
+    /// Prompt lengths that it is for, in tokens.
+    lengths: Option<&'static str>,
     waiting: u32,
     kv: f64,
     /// Leading tokens of the warm prompt in its cache.
@@ -26,12 +28,16 @@ struct Seat {
 }
 
 const fn seat(name: &'static str, waiting: u32, kv: f64, holds: usize, requests: u32, tokens: u64) -> Seat {
-    Seat { name, role: None, host: name, waiting, kv, holds, requests, tokens }
+    Seat { name, role: None, host: name, lengths: None, waiting, kv, holds, requests, tokens }
 }
 
 impl Seat {
     const fn role(self, role: &'static str) -> Self {
         Self { role: Some(role), ..self }
+    }
+
+    const fn for_lengths(self, lengths: &'static str) -> Self {
+        Self { lengths: Some(lengths), ..self }
     }
 
     const fn on(self, host: &'static str) -> Self {
@@ -48,7 +54,7 @@ const UNIFIED: &[Seat] = &[
 ];
 
 const ROLES: &[Seat] = &[
-    seat("p0", 0, 0.1, 0, 1, 0).role("prefill"),
+    seat("p0", 0, 0.1, 0, 1, 0).role("prefill").for_lengths("0-512"),
     seat("p1", 4, 0.5, 896, 2, 4096).role("prefill").on("shared"),
     seat("d0", 6, 0.6, 896, 3, 4096).role("decode").on("shared"),
     seat("d1", 2, 0.2, 0, 1, 0).role("decode"),
@@ -101,7 +107,9 @@ impl Testbed {
         let labelled = states.iter().zip(self.seats).map(|(state, seat)| {
             let host = ("kubernetes.io/hostname".to_owned(), seat.host.to_owned());
             let role = seat.role.map(|role| ("llm-d.ai/role".to_owned(), role.to_owned()));
-            let labels: BTreeMap<_, _> = std::iter::once(host).chain(role).collect();
+            let lengths =
+                seat.lengths.map(|range| ("llm-d.ai/context-length-range".to_owned(), range.to_owned()));
+            let labels: BTreeMap<_, _> = std::iter::once(host).chain(role).chain(lengths).collect();
             DiscoveredEndpoint { spec: state.spec.clone(), labels }
         });
         self.fixture.pool.update(&labelled.collect::<Vec<_>>());
