@@ -109,8 +109,8 @@ fn seven_mistakes_are_named_with_their_lines() {
     assert!(text.contains("4 | - type: quue-scorer\n  |         ^\n  hint: did you mean"), "{text}");
     assert!(text.ends_with(&format!("{path}: 7 mistakes\n")), "{text}");
     assert!(output.stderr.is_empty());
-    let docs = include_str!("../../../../docs/operations.md");
-    assert!(docs.contains(&text.replace(path, "epp.yaml")), "docs/operations.md shows this output");
+    let docs = include_str!("../../../../docs/configuration.md");
+    assert!(docs.contains(&text.replace(path, "epp.yaml")), "docs/configuration.md shows this output");
 
     let output = warmroute(&["check", path, "--json"]);
     assert_eq!(output.status.code(), Some(1));

@@ -62,7 +62,7 @@ fn the_templates_configuration_loads_with_its_plugins() {
 
 #[test]
 fn the_plugins_of_the_sessions_chapter_load() {
-    let page = read("docs/operations.md");
+    let page = read("docs/configuration.md");
     let chapter = page.split("## Sessions").nth(1).unwrap().split("\n## ").next().unwrap();
     let plugins = &blocks(chapter)[0].2;
     let text = format!(
@@ -70,7 +70,7 @@ fn the_plugins_of_the_sessions_chapter_load() {
          schedulingProfiles:\n- name: default\n  plugins:\n  - pluginRef: session-affinity-scorer\n  \
          - pluginRef: session-affinity-filter\n  - pluginRef: max-score-picker\n"
     );
-    assert_eq!(load("docs/operations.md", &text).session_id_producers.len(), 1);
+    assert_eq!(load("docs/configuration.md", &text).session_id_producers.len(), 1);
 }
 
 #[test]
