@@ -19,6 +19,7 @@ use warmroute::receipt::ReceiptRing;
 use warmroute::tasks::Tasks;
 use warmroute_config::built_in;
 use warmroute_ext_proc::ExtProcService;
+use warmroute_kv_events::{Trust, TrustState};
 use warmroute_kv_index::EngineView;
 use warmroute_plugin::EndpointMetrics;
 
@@ -110,7 +111,7 @@ fn pool(filled: &Filled) -> anyhow::Result<Arc<Pool>> {
         state.engine.set_slot(view.slot());
         let metrics = EndpointMetrics::new(0, 8, 0.5).with_cache(BLOCK_SIZE_TOKENS, 20_000);
         state.scraped(metrics, Instant::now());
-        state.engine.set_connected(true);
+        state.engine.set_trust(TrustState { trust: Trust::Exact, ..TrustState::default() });
     }
     Ok(Arc::new(pool))
 }

@@ -187,11 +187,13 @@ const PARTS: &[HostPart] = &[
         &[
             is("speculativeIndexing", "true"),
             is("speculativeTTL", "2s"),
+            is("doubtfulMatchWeight", "0.5"),
             is("kvEventsConfig.topicFilter", ""),
             is("kvEventsConfig.concurrency", "4"),
             is("kvEventsConfig.engineType", "vllm"),
             is("kvEventsConfig.discoverPods", "true"),
             not_set("kvEventsConfig.podDiscoveryConfig.socketPort"),
+            not_set("kvEventsConfig.podDiscoveryConfig.replaySocketPort"),
             unused("tokenProcessorConfig"),
             unused("indexerConfig"),
         ],

@@ -109,11 +109,14 @@ fn prefix_producer(producer: &PrefixProducerSpec) -> String {
                 false => String::new(),
             };
             let port = spec.socket_port.map_or_else(String::new, |port| format!(" on port {port}"));
+            let replay = spec.replay_socket_port;
+            let replay =
+                replay.map_or_else(String::new, |port| format!(", lost ones by replay on port {port}"));
             let topic = match spec.topic_filter.as_str() {
                 "" => String::new(),
                 prefix => format!(" of topics {prefix:?}"),
             };
-            format!("{name} from KV events{topic}{port}{speculative}")
+            format!("{name} from KV events{topic}{port}{replay}{speculative}")
         }
         PrefixProducerSpec::Approximate(spec) | PrefixProducerSpec::Burst(spec) => {
             format!("{name} from what was sent{}", approximate(spec))

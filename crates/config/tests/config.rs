@@ -168,6 +168,7 @@ fn the_precise_producer_has_its_parameters() {
   parameters:
     speculativeIndexing: true
     speculativeTTL: 1m30s
+    doubtfulMatchWeight: 0.25
     tokenProcessorConfig: {blockSize: 64, hashSeed: '42'}
     indexerConfig:
       kvBlockIndexConfig: {enableMetrics: true, inMemoryConfig: {size: 100000000, podCacheSize: 10}}
@@ -175,7 +176,7 @@ fn the_precise_producer_has_its_parameters() {
       topicFilter: kv@
       concurrency: 8
       discoverPods: true
-      podDiscoveryConfig: {socketPort: 5560, podLabelSelector: a=b}
+      podDiscoveryConfig: {socketPort: 5560, replaySocketPort: 5561, podLabelSelector: a=b}
 ",
     );
     let producer = config.kv_events().unwrap();
@@ -185,11 +186,14 @@ fn the_precise_producer_has_its_parameters() {
         (producer.topic_filter.as_str(), producer.concurrency, producer.socket_port),
         ("kv@", 8, Some(5560))
     );
+    assert_eq!((producer.replay_socket_port, producer.doubtful_match_weight), (Some(5561), 0.25));
+    let defaults = checked("plugins:\n- type: precise-prefix-cache-producer\n").kv_events().unwrap();
+    assert_eq!((defaults.replay_socket_port, defaults.doubtful_match_weight), (None, 0.5));
     for (line, part) in [
-        (8, "blockSize isn't used: blocks are indexed in each engine's own size"),
-        (8, "hashSeed isn't used"),
-        (10, "podCacheSize isn't used"),
-        (15, "podLabelSelector isn't used"),
+        (9, "blockSize isn't used: blocks are indexed in each engine's own size"),
+        (9, "hashSeed isn't used"),
+        (11, "podCacheSize isn't used"),
+        (16, "podLabelSelector isn't used"),
     ] {
         assert!(has_notice(&config, Some(line), part), "{part}: {:?}", config.notices);
     }
@@ -497,6 +501,11 @@ const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
         "plugins:\n- type: precise-prefix-cache-producer\n  parameters: {kvEventsConfig: {podDiscoveryConfig: {socketPort: 70000}}}\n",
         5,
         "socketPort of podDiscoveryConfig must be a whole number from 1 to 65535, not 70000",
+    ),
+    (
+        "plugins:\n- type: precise-prefix-cache-producer\n  parameters: {doubtfulMatchWeight: 1.5}\n",
+        5,
+        "doubtfulMatchWeight must be from 0 to 1, not 1.5",
     ),
     (
         "plugins:\n- type: token-producer\n  parameters: {vllm: {url: http://x}}\n",

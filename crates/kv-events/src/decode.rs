@@ -64,6 +64,13 @@ pub fn decode_batch(payload: &[u8], limits: &DecodeLimits) -> Result<EventBatch,
     }
 }
 
+/// When a batch was made, Unix time in seconds by the engine's clock, without decoding the rest; None if it isn't there.
+pub fn batch_time(payload: &[u8]) -> Option<f64> {
+    let mut reader = Reader::new(payload);
+    reader.array("batch").ok().filter(|elements| *elements > 0)?;
+    reader.f64("batch time").ok()
+}
+
 fn decode_events(
     reader: &mut Reader<'_>,
     limits: &DecodeLimits,

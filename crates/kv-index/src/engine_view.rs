@@ -4,7 +4,9 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use smallvec::SmallVec;
-use warmroute_kv_events::{BlocksRemoved, BlocksStored, EngineHash, EventBatch, ExtraKey, KvEvent, SpecKind};
+use warmroute_kv_events::{
+    ApplyFacts, BlocksRemoved, BlocksStored, EngineHash, EventBatch, ExtraKey, KvEvent, SpecKind,
+};
 
 use crate::block_keys::{Adapter, KeyChain, chain_seed};
 use crate::runs::Place;
@@ -44,6 +46,27 @@ pub struct Applied {
     pub key_conflicts: u64,
     /// Events that couldn't be decoded.
     pub malformed: u64,
+}
+
+impl Applied {
+    /// What this says about how far the view can be trusted.
+    pub fn facts(&self) -> ApplyFacts {
+        ApplyFacts {
+            cleared: self.cleared > 0,
+            undecodable: false,
+            undecodable_events: self.malformed > 0,
+            unknown_parents: self.unknown_parents > 0,
+            unknown_removals: self.unknown_removed_blocks > 0,
+            unreadable_stores: self.stores_without_tokens
+                + self.uneven_stores
+                + self.other_block_sizes
+                + self.key_conflicts
+                > 0,
+            other_tiers: self.other_media > 0,
+            unsupported_groups: self.unsupported_groups > 0,
+            refused_blocks: self.refused_blocks > 0,
+        }
+    }
 }
 
 impl AddAssign for Applied {

@@ -1,14 +1,17 @@
 //! The index fed with the events of recorded vLLM servers predicts the number of cached tokens that the server itself
-//! reported, for every request that was sent alone.
+//! reported, for every request that was sent alone; and its view of them is exact throughout.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
 use std::path::PathBuf;
 
 use serde_json::Value;
-use warmroute_kv_events::{DecodeLimits, decode_batch};
+use warmroute_kv_events::{
+    ApplyFacts, DecodeLimits, EngineFeed, FeedBatch, FeedEvent, FeedSettings, FeedSink, Trust, batch_time,
+    decode_batch,
+};
 use warmroute_kv_index::{
-    IndexLimits, KeyExtras, KvIndex, LookupScratch, Match, block_keys, predicted_cached_tokens,
+    EngineView, IndexLimits, KeyExtras, KvIndex, LookupScratch, Match, block_keys, predicted_cached_tokens,
 };
 
 fn lines(scenario: &str, file: &str) -> Vec<Value> {
@@ -31,13 +34,33 @@ fn requests_of(frame: &Value) -> Vec<u64> {
     }
 }
 
+struct Sink(EngineView);
+
+impl FeedSink<Vec<u8>> for Sink {
+    fn apply(&mut self, _seq: u64, payload: Vec<u8>) -> ApplyFacts {
+        let applied = self.0.apply(&decode_batch(&payload, &DecodeLimits::default()).unwrap());
+        assert_eq!(applied.unknown_parents + applied.unknown_removed_blocks + applied.malformed, 0);
+        applied.facts()
+    }
+
+    fn start_generation(&mut self) {
+        panic!("it is one process");
+    }
+
+    fn note(&mut self, event: FeedEvent) {
+        panic!("nothing was lost: {event:?}");
+    }
+}
+
 /// Feeds frames in order, asks before every sequential request, and returns how many answers were compared.
 fn replay(scenario: &str) -> (usize, u32) {
     let frames = lines(scenario, "frames.jsonl");
     let concurrent: Vec<u64> =
         frames.iter().map(requests_of).filter(|group| group.len() > 1).flatten().collect();
     let index = KvIndex::new(IndexLimits::default());
-    let mut view = index.add_engine().unwrap();
+    let mut sink = Sink(index.add_engine().unwrap());
+    let mut feed = EngineFeed::new(FeedSettings::default(), 0);
+    feed.connected(0);
     let (mut next_frame, mut after_reset, mut compared, mut most) = (0, false, 0, 0);
     for request in lines(scenario, "requests.jsonl") {
         let number = request["idx"].as_u64().unwrap();
@@ -45,8 +68,9 @@ fn replay(scenario: &str) -> (usize, u32) {
             && requests_of(frame).first().is_some_and(|first| *first < number)
         {
             let payload = unhex(frame["payload_hex"].as_str().unwrap());
-            let applied = view.apply(&decode_batch(&payload, &DecodeLimits::default()).unwrap());
-            assert_eq!(applied.unknown_parents + applied.unknown_removed_blocks + applied.malformed, 0);
+            let (seq, ts) = (frame["seq"].as_u64().unwrap(), batch_time(&payload).unwrap());
+            feed.live(0, FeedBatch { seq, ts, bytes: payload.len(), payload }, &mut sink);
+            assert_eq!(feed.trust().trust, Trust::Exact, "{:?}", feed.trust());
             next_frame += 1;
         }
         if request["kind"] == "reset" {
@@ -66,7 +90,7 @@ fn replay(scenario: &str) -> (usize, u32) {
         let block_size = request["block_size"].as_u64().unwrap() as u32;
         let (mut keys, mut matches) = (Vec::new(), [Match::default()]);
         block_keys(&tokens, block_size, &KeyExtras::default(), &mut keys);
-        index.lookup(&keys, &[view.slot()], &mut LookupScratch::default(), &mut matches);
+        index.lookup(&keys, &[sink.0.slot()], &mut LookupScratch::default(), &mut matches);
         let predicted = predicted_cached_tokens(matches[0].known_blocks, tokens.len() as u32, block_size);
         let reported = request["cached_tokens_reported"].as_u64().unwrap_or(0) as u32;
         assert_eq!(predicted, reported, "{scenario} request {number}: {}", request["note"]);

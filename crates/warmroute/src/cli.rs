@@ -130,6 +130,10 @@ pub struct ServeOptions {
     /// file's kvEventsConfig.podDiscoveryConfig.socketPort wins.
     #[arg(long, default_value_t = 5557, value_name = "PORT")]
     pub kv_events_port: u16,
+    /// Port on each endpoint's host where its engine answers replay requests for KV events; 0 turns replays off. A
+    /// config file's kvEventsConfig.podDiscoveryConfig.replaySocketPort wins.
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    pub kv_replay_port: u16,
     /// Most (block, engine) pairs that the KV index holds; stores beyond it are refused and counted.
     #[arg(long, default_value_t = 20_000_000, value_name = "N")]
     pub kv_index_max_entries: usize,

@@ -12,6 +12,7 @@ mod profile_times;
 mod routing;
 mod saturation;
 mod signals;
+mod trusted_match;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

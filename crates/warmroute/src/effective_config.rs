@@ -202,9 +202,13 @@ fn precise_parameters(spec: &PrecisePrefixSpec) -> Value {
     if let Some(port) = spec.socket_port {
         events["podDiscoveryConfig"] = json!({"socketPort": port});
     }
+    if let Some(port) = spec.replay_socket_port {
+        events["podDiscoveryConfig"]["replaySocketPort"] = json!(port);
+    }
     json!({
         "speculativeIndexing": spec.speculative_indexing,
         "speculativeTTL": go_duration(spec.speculative_ttl),
+        "doubtfulMatchWeight": spec.doubtful_match_weight,
         "kvEventsConfig": events,
     })
 }

@@ -1,12 +1,17 @@
 //! What the engines tell: subscriptions to their KV events, and the shards that write the index.
 
+mod connection;
 mod expectation;
+mod followed_engine;
+mod replayer;
 mod shard;
 mod state;
 mod subscription;
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+use warmroute_kv_events::FeedSettings;
 use warmroute_kv_index::KvIndex;
 
 pub use expectation::{Expectation, Expectations, WITHDRAW_INTERVAL};
@@ -14,15 +19,22 @@ pub use shard::ShardHandle;
 pub use state::{EngineState, EngineStatus};
 pub use subscription::{EventSource, Subscription};
 
+use replayer::Replayer;
+
 use crate::metrics::Metrics;
 use crate::pool::EndpointState;
 use crate::prompt::AdapterNames;
+
+/// Replays that may run at once, of all engines.
+const REPLAYS_AT_ONCE: usize = 8;
 
 /// Settings of the subscriptions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventSettings {
     /// Port of every engine's PUB socket; 0 for no subscriptions.
     pub port: u16,
+    /// Port of every engine's ROUTER socket for replays; 0 for no replays.
+    pub replay_port: u16,
     /// Topics asked for start with this; empty asks for all.
     pub topic_filter: String,
     /// Number of shards.
@@ -35,6 +47,7 @@ pub struct EngineEvents {
     index: Arc<KvIndex>,
     shards: Arc<[ShardHandle]>,
     settings: EventSettings,
+    replays_at_once: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
@@ -52,7 +65,8 @@ impl EngineEvents {
         let shards: anyhow::Result<Vec<ShardHandle>> = (0..settings.shards.max(1))
             .map(|at| ShardHandle::spawn(at, metrics.clone(), adapters.clone()))
             .collect();
-        Ok(Self { index, shards: shards?.into(), settings, metrics })
+        let replays_at_once = Arc::new(Semaphore::new(REPLAYS_AT_ONCE));
+        Ok(Self { index, shards: shards?.into(), settings, replays_at_once, metrics })
     }
 
     /// Follows one endpoint's engine until the endpoint leaves the pool; then every trace of it leaves the index.
@@ -67,7 +81,8 @@ impl EngineEvents {
             }
         };
         endpoint.engine.set_slot(view.slot());
-        shard.add(&endpoint.endpoint, view, endpoint.engine.clone()).await;
+        let feed = FeedSettings { can_replay: self.settings.replay_port != 0, ..FeedSettings::default() };
+        let orders = shard.add(&endpoint.endpoint, view, endpoint.engine.clone(), feed).await;
         let gone = endpoint.gone.clone();
         if self.settings.port == 0 {
             gone.cancelled().await;
@@ -79,9 +94,19 @@ impl EngineEvents {
                 port: self.settings.port,
                 topic_filter: self.settings.topic_filter.clone(),
             };
+            let replayer = Replayer {
+                id,
+                endpoint: source.endpoint.clone(),
+                host: source.host.clone(),
+                port: self.settings.replay_port,
+                orders,
+                shard: shard.clone(),
+                at_once: self.replays_at_once,
+                metrics: self.metrics.clone(),
+            };
             let state = endpoint.engine.clone();
             let subscription = Subscription { source, state, shard: shard.clone(), metrics: self.metrics };
-            gone.run_until_cancelled(subscription.run()).await;
+            gone.run_until_cancelled(futures::future::join(subscription.run(), replayer.run())).await;
         }
         shard.remove(id).await;
     }

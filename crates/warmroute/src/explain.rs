@@ -240,7 +240,8 @@ fn candidate_row(candidate: &CandidateLine, scorers: usize, picked: bool) -> Vec
     let expected = candidate.expected_blocks.saturating_sub(candidate.known_blocks);
     let plus = if expected > 0 { format!(" (+{expected} expected)") } else { String::new() };
     let about = if candidate.blocks_are_approximate { "≈ " } else { "" };
-    row.push(format!("{about}{}{plus}", candidate.known_blocks));
+    let trust = candidate.trust.map(|note| format!(" {}: {}", note.trust.as_str(), note.reason.as_str()));
+    row.push(format!("{about}{}{plus}{}", candidate.known_blocks, trust.unwrap_or_default()));
     row.push(candidate.waiting_requests.to_string());
     row.push(candidate.running_requests.to_string());
     row.push(format!("{:.0}%", candidate.kv_cache_utilization * 100.0));

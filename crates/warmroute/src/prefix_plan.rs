@@ -16,6 +16,8 @@ pub struct PrefixPlan {
     pub columns: Vec<usize>,
     /// Place of the producer by which a request is charged and which receipts show; None if there is none.
     pub main: Option<usize>,
+    /// How much a match by events counts whose engine may have lost it, 0 to 1.
+    pub doubtful_match_weight: f64,
 }
 
 /// A producer that is read.
@@ -53,7 +55,8 @@ impl PrefixPlan {
     /// # Errors
     /// A plugin asked for a producer that isn't configured.
     pub fn try_new(config: &CheckedConfig, columns: &[String]) -> anyhow::Result<Self> {
-        let mut plan = Self::default();
+        let doubtful_match_weight = config.kv_events().map_or(1.0, |events| events.doubtful_match_weight);
+        let mut plan = Self { doubtful_match_weight, ..Self::default() };
         for name in columns {
             let place = plan.want(config, name)?;
             plan.columns.push(place);

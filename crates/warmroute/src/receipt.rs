@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use warmroute_kv_events::{Trust, TrustReason};
 use warmroute_plugin::MetricsState;
 
 /// Candidates listed in one receipt; of more, the best by total score are kept and the rest only counted.
@@ -41,7 +42,8 @@ pub enum Fallback {
     PickedByLoad,
     /// The request has no body: it is spread by load, no profile runs.
     NoBody,
-    /// At least one candidate's engine had lost events, so its view may lack blocks or claim lost ones.
+    /// A prefix match was asked for and the view of at least one candidate's engine is doubtful: events are missing, so
+    /// it may lack blocks or claim lost ones.
     EventGaps,
     /// A prefix match was asked for and at least one candidate's engine isn't subscribed to: what it holds isn't seen.
     NoEvents,
@@ -205,6 +207,9 @@ pub struct CandidateLine {
     /// Whether these are blocks that were sent there, since its events aren't seen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub blocks_are_approximate: bool,
+    /// How far what is known of its cache can be trusted, unless that is exact or nothing was asked of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustNote>,
 }
 
 /// What a profile handler that runs several profiles made of a request.
@@ -258,6 +263,15 @@ pub struct ProfileLine {
     pub predicted_cached_tokens: u32,
     /// The same if what it is expected to hold soon counts too.
     pub expected_cached_tokens: u32,
+}
+
+/// How far the view of an engine's cache could be trusted at a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustNote {
+    /// How far.
+    pub trust: Trust,
+    /// Why.
+    pub reason: TrustReason,
 }
 
 /// Time spent in each step, in microseconds.

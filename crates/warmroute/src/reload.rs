@@ -117,7 +117,10 @@ impl ConfigWatch {
 /// The part of a configuration that differs and is set up once, at start.
 fn needs_restart(running: &CheckedConfig, changed: &CheckedConfig) -> Option<&'static str> {
     let events = |config: &CheckedConfig| {
-        config.kv_events().map(|events| (events.socket_port, events.topic_filter, events.concurrency))
+        config.kv_events().map(|events| {
+            let ports = (events.socket_port, events.replay_socket_port);
+            (ports, events.topic_filter, events.concurrency)
+        })
     };
     // Where no events are read nothing is looked up; engines that are followed already may go on being followed.
     if changed.kv_events().is_some() && events(running) != events(changed) {

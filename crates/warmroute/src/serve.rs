@@ -308,11 +308,12 @@ fn event_settings(options: &ServeOptions, config: &CheckedConfig) -> EventSettin
     match config.kv_events() {
         Some(events) => EventSettings {
             port: events.socket_port.unwrap_or(options.kv_events_port),
+            replay_port: events.replay_socket_port.unwrap_or(options.kv_replay_port),
             topic_filter: events.topic_filter,
             shards: events.concurrency as usize,
         },
         // Nobody asks for exact prefix matches, so engines aren't followed.
-        None => EventSettings { port: 0, topic_filter: String::new(), shards: 1 },
+        None => EventSettings { port: 0, replay_port: 0, topic_filter: String::new(), shards: 1 },
     }
 }
 

@@ -5,7 +5,7 @@ use warmroute::receipt::Fallback;
 use warmroute_demo::harness::Recipe;
 
 use crate::fixture::{
-    BLOCK_TOKENS, Client, MODEL, Stack, StackOptions, clear_cache, run, send_new_prompt, until,
+    BLOCK_TOKENS, Client, MODEL, Stack, StackOptions, Status, clear_cache, run, send_new_prompt, until,
 };
 
 const COMPLETIONS: &str = "/v1/completions";
@@ -33,11 +33,51 @@ fn lost_events_are_told_until_the_cache_is_cleared() {
         send_new_prompt(&direct).await;
         stack.picker.until("the gap", |status| status.kv_events(address)["missed_batches"] == 1).await;
         assert!(has_gap("amid").await);
+        let receipt = stack.picker.receipt("amid").await;
+        let trust =
+            receipt.candidates.iter().find(|line| *line.endpoint == *address.to_string()).unwrap().trust;
+        assert_eq!(trust.unwrap().reason.as_str(), "gap");
 
         clear_cache(&direct).await;
         send_new_prompt(&direct).await;
         stack.picker.until("the repair", |status| status.kv_events(address)["missed_batches"] == 0).await;
         assert!(!has_gap("after").await);
+    });
+}
+
+#[test]
+fn what_was_lost_and_what_a_restarted_engine_has_done_already_is_replayed() {
+    run(async {
+        let options = StackOptions { with_replay: true, ..StackOptions::simulated(Recipe::Buffered, 2) };
+        let mut stack = Stack::start(options).await;
+        let address = stack.simulated.addresses()[0];
+        let direct = Client::new(address);
+        let is_exact = |status: &Status| status.kv_events(address)["trust"] == "exact";
+        let before = stack.picker.until("exact", is_exact).await.blocks(address);
+        stack.simulated.engines[0].lose_event_batches(2);
+        for _ in 0..3 {
+            send_new_prompt(&direct).await;
+        }
+        stack
+            .picker
+            .until("the lost batches", |status| is_exact(status) && status.blocks(address) == before + 3)
+            .await;
+
+        // Restarted, and busy before the picker is back.
+        stack.simulated.restart(0).await;
+        for _ in 0..5 {
+            send_new_prompt(&direct).await;
+        }
+        stack
+            .picker
+            .until("the restart", |status| {
+                status.kv_events(address)["restarts"] == 1 && is_exact(status) && status.blocks(address) == 5
+            })
+            .await;
+        let body = json!({"model": MODEL, "prompt": [1, 2, 3], "max_tokens": 1});
+        assert_eq!(stack.gateway.post(COMPLETIONS, "after", &body).await.status, 200);
+        let receipt = stack.picker.receipt("after").await;
+        assert!(receipt.candidates.iter().all(|candidate| candidate.trust.is_none()), "{receipt:?}");
     });
 }
 

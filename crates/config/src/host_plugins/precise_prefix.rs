@@ -21,6 +21,8 @@ impl PrecisePrefixSpec {
             topic_filter: String::new(),
             concurrency: 4,
             socket_port: None,
+            replay_socket_port: None,
+            doubtful_match_weight: 0.5,
         }
     }
 }
@@ -37,6 +39,12 @@ pub(crate) fn prefix_producer(declared: &Declared<'_>, mistakes: &mut Mistakes) 
         spec.speculative_ttl = value;
         if value.is_zero() {
             mistakes.at(place, "speculativeTTL must be more than 0");
+        }
+    }
+    if let Some((weight, place)) = fields.number("doubtfulMatchWeight", mistakes) {
+        spec.doubtful_match_weight = weight;
+        if !(0.0..=1.0).contains(&weight) {
+            mistakes.at(place, format!("doubtfulMatchWeight must be from 0 to 1, not {weight}"));
         }
     }
     if let Some(node) = fields.node("tokenProcessorConfig") {
@@ -152,13 +160,8 @@ fn kv_events(node: &Node, spec: &mut PrecisePrefixSpec, mistakes: &mut Mistakes)
         if let Some((port, _)) = fields.whole("socketPort", PORT, mistakes) {
             spec.socket_port = u16::try_from(port).ok();
         }
-        if let Some((port, place)) = fields.whole("replaySocketPort", 0..=65535, mistakes)
-            && port != 0
-        {
-            mistakes.notice(
-                place,
-                "replaySocketPort isn't used yet: after lost events an engine is followed from then on",
-            );
+        if let Some((port, _)) = fields.whole("replaySocketPort", 0..=65535, mistakes) {
+            spec.replay_socket_port = u16::try_from(port).ok().filter(|port| *port != 0);
         }
         for name in ["podLabelSelector", "podNamespace"] {
             if let Some((_, place)) = fields.text(name, mistakes) {

@@ -65,6 +65,7 @@ pub struct Session {
     output: BytesMut,
     parts: Vec<Bytes>,
     message_bytes: usize,
+    peer_version: (u8, u8),
 }
 
 impl Session {
@@ -83,12 +84,19 @@ impl Session {
             output: BytesMut::from(&greeting[..]),
             parts: Vec::new(),
             message_bytes: 0,
+            peer_version: (0, 0),
         }
     }
 
     /// Whether the handshake is over.
     pub fn is_ready(&self) -> bool {
         self.state == State::Open
+    }
+
+    /// Whether the peer knows PING and PONG: from ZMTP 3.1 on. Some older ones close the connection on a PING. To be
+    /// asked once the session is ready.
+    pub fn knows_heartbeats(&self) -> bool {
+        self.peer_version >= (3, 1)
     }
 
     /// Takes bytes received from the peer.
@@ -193,6 +201,7 @@ impl Session {
             return Ok(false);
         }
         let greeting = self.input.split_to(GREETING_BYTES);
+        self.peer_version = (greeting[10], greeting[11]);
         let mechanism = &greeting[MECHANISM];
         let name = mechanism.split(|byte| *byte == 0).next().unwrap_or_default();
         if name != b"NULL" {

@@ -1,5 +1,6 @@
 //! What a receipt says of a decision.
 
+use warmroute_kv_events::Trust;
 use warmroute_plugin::MetricsState;
 use warmroute_scheduler::{Decision, ProfileRun, Stage, StageRun};
 
@@ -10,6 +11,7 @@ use crate::policy::Policy;
 use crate::pool::PoolSnapshot;
 use crate::receipt::{
     CandidateLine, DeciderLine, Fallback, Freshness, HandlerLine, LISTED_CANDIDATES, ProfileLine, ScorerLine,
+    TrustNote,
 };
 
 pub(super) fn explain(policy: &Policy, decision: &Decision<'_>, charging: &Charging<'_>) -> Explanation {
@@ -19,12 +21,14 @@ pub(super) fn explain(policy: &Policy, decision: &Decision<'_>, charging: &Charg
     if signals.metrics.iter().any(|state| state.fresh().is_none()) {
         fallbacks.push(Fallback::MetricsNotFresh);
     }
-    if (0..signals.len()).any(|row| snapshot.states[signals.pool_row(row)].engine.has_gaps()) {
-        fallbacks.push(Fallback::EventGaps);
-    }
-    let is_unseen = |row: usize| !snapshot.states[signals.pool_row(row)].engine.is_connected();
-    if policy.prefix.reads_events() && (0..signals.len()).any(is_unseen) {
-        fallbacks.push(Fallback::NoEvents);
+    if policy.prefix.reads_events() {
+        let trusts = (0..signals.len()).map(|row| snapshot.states[signals.pool_row(row)].engine.trust());
+        for (trust, fallback) in [(Trust::Doubtful, Fallback::EventGaps), (Trust::Blind, Fallback::NoEvents)]
+        {
+            if trusts.clone().any(|known| known == trust) {
+                fallbacks.push(fallback);
+            }
+        }
     }
     if decision.stages().any(|stage| stage.run.scorers().any(|scorer| scorer.not_a_number > 0)) {
         fallbacks.push(Fallback::ScoreNotANumber);
@@ -147,5 +151,13 @@ fn line_of(row: usize, snapshot: &PoolSnapshot, signals: &Signals) -> CandidateL
         known_blocks: held.known_blocks,
         expected_blocks: held.matched.matched_blocks,
         blocks_are_approximate: held.is_approximate,
+        trust: trust_note(row, snapshot, signals),
     }
+}
+
+/// Nothing is said of an exact view, nor where no prefix match by events was asked for.
+fn trust_note(row: usize, snapshot: &PoolSnapshot, signals: &Signals) -> Option<TrustNote> {
+    let state = snapshot.states[signals.pool_row(row)].engine.trust_state();
+    let is_told = signals.prefix.reads_events() && state.trust != Trust::Exact;
+    is_told.then_some(TrustNote { trust: state.trust, reason: state.reason })
 }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use warmroute_kv_events::Trust;
 use warmroute_kv_index::{BlockKey, EngineSlot, KvIndex, LookupScratch, Match, predicted_cached_tokens};
 use warmroute_plugin::PrefixMatch;
 
+use super::trusted_match::trusted;
 use crate::approximate_producer::ApproximateProducer;
 use crate::metrics::Metrics;
 use crate::pool::{EndpointState, PoolSnapshot};
@@ -54,6 +56,7 @@ pub(super) struct PrefixSignals {
     /// Rows, and the place of the main producer.
     rows: usize,
     main: Option<usize>,
+    reads_events: bool,
     scratch: FoundScratch,
 }
 
@@ -80,6 +83,10 @@ struct FoundScratch {
     /// Block size and place in the index of each row.
     sizes: Vec<u32>,
     slots: Vec<Option<EngineSlot>>,
+    /// How far each row can be trusted; empty where there are no events to lose.
+    trusts: Vec<Trust>,
+    /// How much a match counts that is doubtful.
+    doubtful_weight: f64,
     /// The rows of one block size that have a place, and their places.
     asked_rows: Vec<u32>,
     asked: Vec<EngineSlot>,
@@ -92,7 +99,7 @@ impl PrefixSignals {
         self.sent.iter_mut().for_each(|found| found.clear(0, 0));
         self.columns.clear();
         self.producers.clear();
-        (self.rows, self.main) = (0, None);
+        (self.rows, self.main, self.reads_events) = (0, None, false);
     }
 
     /// Asks every index that the plan needs, and fills the scheduler's columns. Returns the most blocks that one
@@ -106,6 +113,7 @@ impl PrefixSignals {
             self.look_up_sent(from, keys);
         }
         (self.rows, self.main) = (from.rows.len(), from.plan.main);
+        self.reads_events = from.plan.reads_events();
         for producer in &from.plan.producers {
             for row in 0..self.rows {
                 let held = self.held(from, producer.source, row);
@@ -128,6 +136,9 @@ impl PrefixSignals {
         scratch.sizes.extend(states().map(|state| state.block_size_tokens().unwrap_or(0)));
         scratch.slots.clear();
         scratch.slots.extend(states().map(|state| state.engine.slot()));
+        scratch.trusts.clear();
+        scratch.trusts.extend(states().map(|state| state.engine.trust()));
+        scratch.doubtful_weight = from.plan.doubtful_match_weight;
         self.events.clear(from.rows.len(), prompt.prompt_tokens.len());
         let prompts =
             Prompts { tokens: &prompt.prompt_tokens, sets: &prompt.sets, max_blocks: |_| usize::MAX };
@@ -143,6 +154,7 @@ impl PrefixSignals {
             let scratch = &mut self.scratch;
             scratch.sizes.clear();
             scratch.sizes.extend(states(from).map(|state| producer.block_size_tokens(state)));
+            scratch.trusts.clear();
             scratch.slots.clear();
             producer.slots(states(from), &mut scratch.slots);
             found.clear(from.rows.len(), keys.prompt_tokens.len());
@@ -168,11 +180,16 @@ impl PrefixSignals {
                 if from.prompt.is_some() && state.engine.is_seen() {
                     return events;
                 }
-                // What the engine last told still counts if it is more: its events may be back soon.
+                // What the engine last told doesn't count, but what is expected there does, if it is more.
                 let sent = sent(at);
                 if events.matched.matched_tokens() > sent.matched.matched_tokens() { events } else { sent }
             }
         }
+    }
+
+    /// Whether the last look-up was by events too.
+    pub(super) fn reads_events(&self) -> bool {
+        self.reads_events
     }
 
     pub(super) fn columns(&self) -> &[PrefixMatch] {
@@ -221,7 +238,16 @@ impl Found {
         lookup: impl Fn(&[BlockKey], &[EngineSlot], &mut LookupScratch, &mut [Match]),
     ) {
         let rows = self.held.len();
-        let FoundScratch { lookup: working, sizes, slots, asked_rows, asked, matches } = scratch;
+        let FoundScratch {
+            lookup: working,
+            sizes,
+            slots,
+            trusts,
+            doubtful_weight,
+            asked_rows,
+            asked,
+            matches,
+        } = scratch;
         for set in prompts.sets {
             let max_blocks = (prompts.max_blocks)(set.block_size_tokens);
             asked_rows.clear();
@@ -245,8 +271,11 @@ impl Found {
                 matches.resize(asked.len(), Match::default());
                 lookup(keys, asked, working, matches);
                 for (row, found) in asked_rows.iter().zip(&*matches) {
-                    self.matches[at * rows + *row as usize] = *found;
-                    self.held[*row as usize].add(found, *tokens, set.block_size_tokens);
+                    let row = *row as usize;
+                    let trust = trusts.get(row).copied().unwrap_or(Trust::Exact);
+                    let (found, counted) = trusted(*found, trust, *doubtful_weight);
+                    self.matches[at * rows + row] = found;
+                    self.held[row].add(&found, counted, *tokens, set.block_size_tokens);
                 }
             }
         }
@@ -258,9 +287,9 @@ impl Found {
 }
 
 impl Held {
-    /// Adds what was found of one prompt.
-    fn add(&mut self, found: &Match, prompt_tokens: u32, block_size_tokens: u32) {
-        self.matched.matched_blocks += found.expected_blocks;
+    /// Adds what was found of one prompt, and how many blocks of it count.
+    fn add(&mut self, found: &Match, counted_blocks: u32, prompt_tokens: u32, block_size_tokens: u32) {
+        self.matched.matched_blocks += counted_blocks;
         self.known_blocks += found.known_blocks;
         self.known_tokens += predicted_cached_tokens(found.known_blocks, prompt_tokens, block_size_tokens);
         self.expected_tokens +=

@@ -6,13 +6,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::sync::mpsc;
-use warmroute_kv_events::{
-    DecodeLimits, EventBatch, KvEvent, LiveMessage, SequenceStep, SequenceTracker, decode_batch,
-};
-use warmroute_kv_index::{Applied, EngineView};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use warmroute_kv_events::{FeedSettings, LiveMessage, ReplayOrder};
+use warmroute_kv_index::EngineView;
 use warmroute_plugin::{Endpoint, EndpointId};
 
+use super::followed_engine::FollowedEngine;
+use super::replayer::ReplayedBatches;
 use super::state::EngineState;
 use crate::metrics::Metrics;
 use crate::prompt::AdapterNames;
@@ -23,16 +23,25 @@ const QUEUE_MESSAGES: usize = 16 * 1024;
 /// Engines are told apart by their endpoint's incarnation, not by its address: one that left and its successor under the
 /// same address may be in the queue at the same time.
 enum Work {
-    Add(EndpointId, Box<Engine>),
+    Add(EndpointId, Box<FollowedEngine>),
     Remove(EndpointId),
-    Reconnected(EndpointId),
+    Followed(EndpointId),
+    Connected(EndpointId),
+    ConnectionLost(EndpointId),
+    LostLive(EndpointId),
+    Quiet(EndpointId),
     Live(EndpointId, LiveMessage),
+    /// With the permit to wait here.
+    Replayed(EndpointId, u64, ReplayedBatches, Option<OwnedSemaphorePermit>),
+    ReplayEnded(EndpointId, u64, bool),
 }
 
 /// Gives work to one shard.
 #[derive(Clone, Debug)]
 pub struct ShardHandle {
     queue: mpsc::Sender<Work>,
+    metrics: Arc<Metrics>,
+    adapters: Arc<AdapterNames>,
 }
 
 impl ShardHandle {
@@ -42,19 +51,28 @@ impl ShardHandle {
     /// The system gives no thread.
     pub fn spawn(index: usize, metrics: Arc<Metrics>, adapters: Arc<AdapterNames>) -> anyhow::Result<Self> {
         let (queue, work) = mpsc::channel(QUEUE_MESSAGES);
-        let shard = Shard { engines: HashMap::new(), metrics, adapters };
+        let shard = Shard { engines: HashMap::new() };
         std::thread::Builder::new()
             .name(format!("kv-events-{index}"))
             .spawn(move || shard.run(work))
             .context("can't start a thread for KV events")?;
-        Ok(Self { queue })
+        Ok(Self { queue, metrics, adapters })
     }
 
-    /// Takes an engine on.
-    pub async fn add(&self, endpoint: &Endpoint, view: EngineView, state: Arc<EngineState>) {
-        let engine =
-            Engine { endpoint: endpoint.address.clone(), view, state, sequence: SequenceTracker::new() };
+    /// Takes an engine on. Replays that it needs are ordered through the receiver.
+    pub(super) async fn add(
+        &self,
+        endpoint: &Endpoint,
+        view: EngineView,
+        state: Arc<EngineState>,
+        settings: FeedSettings,
+    ) -> watch::Receiver<Option<ReplayOrder>> {
+        let (orders, receiver) = watch::channel(None);
+        let (metrics, adapters) = (self.metrics.clone(), self.adapters.clone());
+        let address = endpoint.address.clone();
+        let engine = FollowedEngine::new(address, view, state, settings, orders, metrics, adapters);
         self.control(Work::Add(endpoint.id, Box::new(engine))).await;
+        receiver
     }
 
     /// Lets an engine go: every trace of it leaves the index.
@@ -62,14 +80,50 @@ impl ShardHandle {
         self.control(Work::Remove(endpoint)).await;
     }
 
-    /// Tells that an engine's connection was lost and made again.
-    pub(super) async fn reconnected(&self, endpoint: EndpointId) {
-        self.control(Work::Reconnected(endpoint)).await;
+    /// Tells that attempts to connect begin.
+    pub(super) async fn followed(&self, endpoint: EndpointId) {
+        self.control(Work::Followed(endpoint)).await;
+    }
+
+    /// Tells that a connection to an engine's publisher is there.
+    pub(super) async fn connected(&self, endpoint: EndpointId) {
+        self.control(Work::Connected(endpoint)).await;
+    }
+
+    /// Tells that it was lost.
+    pub(super) async fn connection_lost(&self, endpoint: EndpointId) {
+        self.control(Work::ConnectionLost(endpoint)).await;
+    }
+
+    /// Tells that messages were dropped since the last one that was taken; false if that can't be told now.
+    pub(super) fn offer_lost_live(&self, endpoint: EndpointId) -> bool {
+        self.queue.try_send(Work::LostLive(endpoint)).is_ok()
+    }
+
+    /// Tells that nothing has come for a while, unless the queue is full.
+    pub(super) fn offer_quiet(&self, endpoint: EndpointId) {
+        let _ = self.queue.try_send(Work::Quiet(endpoint));
     }
 
     /// Offers a message; false if the queue is full and the message is dropped.
     pub(super) fn offer(&self, endpoint: EndpointId, message: LiveMessage) -> bool {
         self.queue.try_send(Work::Live(endpoint, message)).is_ok()
+    }
+
+    /// Hands over batches of a replay; `permit` is given back when they have been applied.
+    pub(super) async fn replayed(
+        &self,
+        endpoint: EndpointId,
+        epoch: u64,
+        batches: ReplayedBatches,
+        permit: Option<OwnedSemaphorePermit>,
+    ) {
+        self.control(Work::Replayed(endpoint, epoch, batches, permit)).await;
+    }
+
+    /// Tells that a replay is over.
+    pub(super) async fn replay_ended(&self, endpoint: EndpointId, epoch: u64, is_complete: bool) {
+        self.control(Work::ReplayEnded(endpoint, epoch, is_complete)).await;
     }
 
     /// Messages that wait.
@@ -84,17 +138,8 @@ impl ShardHandle {
     }
 }
 
-struct Engine {
-    endpoint: Arc<str>,
-    view: EngineView,
-    state: Arc<EngineState>,
-    sequence: SequenceTracker,
-}
-
 struct Shard {
-    engines: HashMap<EndpointId, Engine>,
-    metrics: Arc<Metrics>,
-    adapters: Arc<AdapterNames>,
+    engines: HashMap<EndpointId, FollowedEngine>,
 }
 
 impl Shard {
@@ -107,117 +152,26 @@ impl Shard {
                 Work::Remove(endpoint) => {
                     self.engines.remove(&endpoint);
                 }
-                Work::Reconnected(endpoint) => {
-                    if let Some(engine) = self.engines.get_mut(&endpoint) {
-                        engine.sequence.reconnected();
-                    }
+                Work::Followed(endpoint) => self.with(endpoint, FollowedEngine::followed),
+                Work::Connected(endpoint) => self.with(endpoint, FollowedEngine::connected),
+                Work::ConnectionLost(endpoint) => self.with(endpoint, FollowedEngine::connection_lost),
+                Work::Quiet(endpoint) => self.with(endpoint, FollowedEngine::quiet),
+                Work::LostLive(endpoint) => self.with(endpoint, FollowedEngine::lost_live),
+                Work::Live(endpoint, message) => self.with(endpoint, |engine| engine.live(message)),
+                Work::Replayed(endpoint, epoch, batches, _permit) => {
+                    self.with(endpoint, |engine| engine.replayed(epoch, batches));
                 }
-                Work::Live(endpoint, message) => self.live(endpoint, &message),
-            }
-        }
-    }
-
-    fn live(&mut self, endpoint: EndpointId, message: &LiveMessage) {
-        let Some(engine) = self.engines.get_mut(&endpoint) else { return };
-        if !engine.follow_sequence(message.seq, &self.metrics) {
-            return;
-        }
-        match decode_batch(&message.payload, &DecodeLimits::default()) {
-            Ok(batch) => engine.apply(message.seq, &batch, &self.metrics, &self.adapters),
-            Err(error) => {
-                engine.state.count_undecodable();
-                self.metrics.events.skipped.with_label_values(&["undecodable-batch"]).inc();
-                tracing::warn!(endpoint = %engine.endpoint, seq = message.seq, %error, bytes = message.payload.len(),
-                    "KV event batch that can't be decoded: what it said is missing from the index");
-            }
-        }
-    }
-}
-
-impl Engine {
-    /// Looks at the sequence number; false if the message is to be ignored.
-    fn follow_sequence(&mut self, seq: u64, metrics: &Metrics) -> bool {
-        let endpoint = &*self.endpoint;
-        let joining = self.sequence.last().is_none();
-        match self.sequence.observe(seq) {
-            SequenceStep::InOrder => {}
-            SequenceStep::Duplicate => {
-                metrics.events.skipped.with_label_values(&["duplicate-batch"]).inc();
-                return false;
-            }
-            SequenceStep::Gap { missed } if joining => {
-                tracing::info!(
-                    endpoint,
-                    missed,
-                    "joined an engine that has published before: what it stored then is unknown"
-                );
-            }
-            SequenceStep::Gap { missed } => {
-                self.state.count_missed(missed);
-                metrics.events.gaps.with_label_values(&[endpoint, "sequence"]).inc_by(missed);
-                tracing::warn!(
-                    endpoint,
-                    missed,
-                    seq,
-                    "KV events lost: until this engine clears its cache or restarts, some of its blocks may be unknown, others claimed in vain"
-                );
-            }
-            SequenceStep::Restart { missed } => {
-                self.view.clear();
-                self.state.count_restart();
-                tracing::info!(endpoint, missed, "engine restarted: its cache is empty");
-            }
-        }
-        true
-    }
-
-    fn apply(&mut self, seq: u64, batch: &EventBatch, metrics: &Metrics, adapters: &AdapterNames) {
-        for event in &batch.events {
-            match event {
-                KvEvent::Stored(stored) => {
-                    if let Some(name) = &stored.lora_name {
-                        adapters.add(name);
-                    }
-                    if stored.block_size_tokens > 0 && !stored.token_ids.is_empty() {
-                        self.state.set_block_size_tokens(stored.block_size_tokens);
-                    }
+                Work::ReplayEnded(endpoint, epoch, is_complete) => {
+                    self.with(endpoint, |engine| engine.replay_ended(epoch, is_complete));
                 }
-                KvEvent::Cleared => self.state.cache_is_cleared(),
-                KvEvent::Removed(_) => {}
             }
         }
-        let applied = self.view.apply(batch);
-        for skipped in &batch.skipped.reasons {
-            tracing::warn!(endpoint = %self.endpoint, seq, event = skipped.index, error = %skipped.reason, "KV event not understood");
-        }
-        let mut not_applied = u64::from(batch.skipped.count);
-        metrics.events.skipped.with_label_values(&["not-understood"]).inc_by(not_applied);
-        for (reason, count) in skipped_by_reason(&applied) {
-            metrics.events.skipped.with_label_values(&[reason]).inc_by(count);
-            not_applied += count;
-        }
-        metrics.index.refused.inc_by(applied.refused_blocks);
-        metrics.index.admissions.inc_by(applied.stored_blocks);
-        metrics.index.evictions.inc_by(applied.removed_blocks);
-        metrics.events.removals_forwarded.inc_by(applied.removed_blocks);
-        metrics.events.removals_suppressed.inc_by(applied.removed_copies);
-        self.state.count_skipped(not_applied);
-        self.state.count_batch(seq);
-        self.state.set_blocks(self.view.held_blocks() as u64);
-        self.state.set_unsupported(self.view.is_unsupported());
     }
-}
 
-/// What was understood and not applied, for the metric's `reason` label. Unknown removals are the other side of a store
-/// that was left out or came before we listened, so they aren't counted again.
-fn skipped_by_reason(applied: &Applied) -> [(&'static str, u64); 7] {
-    [
-        ("unknown-parent", applied.unknown_parents),
-        ("hashes-and-tokens-uneven", applied.uneven_stores),
-        ("no-tokens", applied.stores_without_tokens),
-        ("other-block-size", applied.other_block_sizes),
-        ("other-medium", applied.other_media),
-        ("unsupported-group", applied.unsupported_groups),
-        ("key-conflict", applied.key_conflicts),
-    ]
+    /// Engines that have been let go get nothing more.
+    fn with(&mut self, endpoint: EndpointId, work: impl FnOnce(&mut FollowedEngine)) {
+        if let Some(engine) = self.engines.get_mut(&endpoint) {
+            work(engine);
+        }
+    }
 }

@@ -1,9 +1,11 @@
 //! What is known of one engine from its events, for decisions, the status page and receipts.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use serde::Serialize;
+use warmroute_kv_events::{Trust, TrustReason, TrustState};
 use warmroute_kv_index::EngineSlot;
 
 /// Written by the engine's subscription and shard, read by everyone.
@@ -21,11 +23,20 @@ pub struct EngineState {
     blocks: AtomicU64,
     unsupported: AtomicBool,
     last_seq_plus_one: AtomicU64,
+    /// Position in [`Trust::ALL`], counted from the end, for decisions.
+    trust_from_worst: AtomicU8,
+    trust: Mutex<TrustState>,
 }
 
 /// The same at one moment, for the status page.
 #[derive(Clone, Debug, Serialize)]
 pub struct EngineStatus {
+    /// How far the view of the engine's cache can be trusted.
+    pub trust: Trust,
+    /// Why.
+    pub trust_reason: TrustReason,
+    /// Since when it is so for that reason, in milliseconds since the Unix epoch; 0 if it isn't followed.
+    pub trust_since_unix_ms: u64,
     /// Whether the subscription is connected now.
     pub connected: bool,
     /// Tokens per block, if known.
@@ -36,7 +47,7 @@ pub struct EngineStatus {
     pub batches: u64,
     /// Sequence number of the newest one.
     pub last_seq: Option<u64>,
-    /// Batches known to be missing since the engine's cache was last empty.
+    /// Batches known to be missing: not replayed, and the engine's cache wasn't empty since.
     pub missed_batches: u64,
     /// Restarts of the engine's publisher seen.
     pub restarts: u64,
@@ -62,14 +73,31 @@ impl EngineState {
         self.block_size_tokens.load(Ordering::Relaxed)
     }
 
-    /// Whether events are known to be missing.
-    pub fn has_gaps(&self) -> bool {
-        self.missed.load(Ordering::Relaxed) > 0
+    /// How far the view of the engine's cache can be trusted.
+    pub fn trust(&self) -> Trust {
+        let from_worst = usize::from(self.trust_from_worst.load(Ordering::Relaxed));
+        Trust::ALL.into_iter().rev().nth(from_worst).unwrap_or_default()
+    }
+
+    /// The same with its reason, and since when.
+    pub fn trust_state(&self) -> TrustState {
+        *self.trust.lock()
+    }
+
+    /// Says how far the view can be trusted.
+    pub fn set_trust(&self, trust: TrustState) {
+        let from_worst = Trust::ALL.iter().rev().position(|known| *known == trust.trust).unwrap_or(0);
+        *self.trust.lock() = trust;
+        self.trust_from_worst.store(from_worst as u8, Ordering::Relaxed);
     }
 
     /// For the status page; `block_size_tokens` is the one that decisions use.
     pub fn status(&self, block_size_tokens: Option<u32>) -> EngineStatus {
+        let trust = self.trust_state();
         EngineStatus {
+            trust: trust.trust,
+            trust_reason: trust.reason,
+            trust_since_unix_ms: trust.since_ms,
             connected: self.is_connected(),
             block_size_tokens,
             blocks: self.blocks.load(Ordering::Relaxed),
@@ -85,7 +113,7 @@ impl EngineState {
     /// Whether what the engine holds is seen: its events arrive, at least one batch was applied, its block size is known,
     /// and it has no KV cache groups for which nothing can be claimed.
     pub fn is_seen(&self) -> bool {
-        self.is_connected()
+        self.trust() != Trust::Blind
             && self.batches.load(Ordering::Relaxed) > 0
             && self.block_size_tokens() > 0
             && !self.unsupported.load(Ordering::Relaxed)
@@ -116,14 +144,18 @@ impl EngineState {
         self.missed.fetch_add(batches, Ordering::Relaxed);
     }
 
-    /// A restart makes everything before it irrelevant, gaps included.
-    pub(super) fn count_restart(&self) {
-        self.restarts.fetch_add(1, Ordering::Relaxed);
-        self.missed.store(0, Ordering::Relaxed);
+    /// Missing batches came after all.
+    pub(super) fn count_recovered(&self, batches: u64) {
+        let less = |missed: u64| Some(missed.saturating_sub(batches));
+        let _ = self.missed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    /// Everything that events before this one said is void, gaps included.
-    pub(super) fn cache_is_cleared(&self) {
+    pub(super) fn count_restart(&self) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The view is sound: what was missed doesn't matter any more.
+    pub(super) fn nothing_is_missing(&self) {
         self.missed.store(0, Ordering::Relaxed);
     }
 

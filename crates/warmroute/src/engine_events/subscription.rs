@@ -6,27 +6,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use warmroute_kv_events::zmtp::{Limits, Session, SessionEvent, SocketType, ZmtpError};
+use tokio::time::Instant;
+use warmroute_kv_events::zmtp::{SessionEvent, SocketType};
 use warmroute_kv_events::{LiveMessage, LiveMessageError};
 use warmroute_plugin::EndpointId;
 
+use super::connection::{Connection, ConnectionEnd};
 use super::shard::ShardHandle;
 use super::state::EngineState;
 use crate::metrics::Metrics;
-use crate::pool::host_port;
 
-/// Longest time for a connection and for the handshake on it, each.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
 /// First and longest pause between attempts; doubled each time, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A connection that held for this long starts the pauses anew when it is lost.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
-/// Room made for each read.
-const READ_BYTES: usize = 64 * 1024;
+/// How often a peer that knows heartbeats is asked for one.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
+/// Silence after which a peer that has answered a heartbeat before is taken for gone.
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(9);
 
 /// Where an engine publishes.
 #[derive(Clone, Debug)]
@@ -41,33 +39,6 @@ pub struct EventSource {
     pub port: u16,
     /// Topics asked for start with this; empty asks for all.
     pub topic_filter: String,
-}
-
-/// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-enum ConnectionEnd {
-    #[error("can't connect: {0}")]
-    Connect(#[source] std::io::Error),
-    #[error("no handshake within {} s", HANDSHAKE_LIMIT.as_secs())]
-    HandshakeLimit,
-    #[error("connection lost: {0}")]
-    Io(#[source] std::io::Error),
-    #[error("the engine closed the connection")]
-    Closed,
-    #[error(transparent)]
-    Protocol(#[from] ZmtpError),
-}
-
-impl ConnectionEnd {
-    /// The `operation` label of the error metric.
-    fn operation(&self) -> &'static str {
-        match self {
-            Self::Connect(_) => "connect",
-            Self::HandshakeLimit => "handshake",
-            Self::Io(_) | Self::Closed => "recv",
-            Self::Protocol(_) => "protocol",
-        }
-    }
 }
 
 /// Keeps one engine's subscription.
@@ -87,10 +58,14 @@ impl Subscription {
     pub async fn run(&self) {
         let mut pause = FIRST_PAUSE;
         let mut told = false;
+        self.shard.followed(self.source.id).await;
         loop {
-            let started = tokio::time::Instant::now();
+            let started = Instant::now();
             let end = self.connection().await;
             let was_connected = self.disconnected();
+            if was_connected {
+                self.shard.connection_lost(self.source.id).await;
+            }
             self.metrics.events.errors.with_label_values(&[&*self.source.endpoint, end.operation()]).inc();
             if was_connected || !told {
                 tracing::warn!(endpoint = %self.source.endpoint, port = self.source.port, error = %end,
@@ -122,46 +97,41 @@ impl Subscription {
     }
 
     async fn read_until_it_ends(&self) -> Result<std::convert::Infallible, ConnectionEnd> {
-        let mut stream = self.connect().await?;
-        let mut session = Session::client(SocketType::Sub, Limits::default());
-        let handshake = async {
-            loop {
-                if let Some(SessionEvent::Ready) = session.next_event()? {
-                    return Ok::<(), ConnectionEnd>(());
-                }
-                exchange(&mut stream, &mut session).await?;
-            }
-        };
-        tokio::time::timeout(HANDSHAKE_LIMIT, handshake)
-            .await
-            .map_err(|_| ConnectionEnd::HandshakeLimit)??;
-        session.subscribe(self.source.topic_filter.as_bytes())?;
+        let mut connection = Connection::open(&self.source.host, self.source.port, SocketType::Sub).await?;
+        connection.session().subscribe(self.source.topic_filter.as_bytes())?;
         // Sent before the engine counts as connected: who waits for that may rely on it.
-        stream.write_all(&session.take_output()).await.map_err(ConnectionEnd::Io)?;
+        connection.flush().await?;
         self.connected().await;
+        let mut heartbeat = Heartbeat::new(connection.session().knows_heartbeats());
+        let (mut has_dropped, mut heard_messages) = (false, 0_u64);
         loop {
-            while let Some(event) = session.next_event()? {
-                if let SessionEvent::Message(frames) = event {
-                    self.hand_over(LiveMessage::try_new(&frames));
+            while let Some(event) = connection.session().next_event()? {
+                match event {
+                    SessionEvent::Message(frames) => {
+                        heard_messages += 1;
+                        has_dropped = has_dropped && !self.shard.offer_lost_live(self.source.id);
+                        has_dropped |= !self.hand_over(LiveMessage::try_new(&frames));
+                    }
+                    SessionEvent::Pong(_) => heartbeat.is_answered = true,
+                    SessionEvent::Ready => {}
                 }
             }
-            exchange(&mut stream, &mut session).await?;
+            connection.flush().await?;
+            match tokio::time::timeout_at(heartbeat.next_at, connection.read()).await {
+                Ok(read) => {
+                    read?;
+                    heartbeat.heard_at = Instant::now();
+                }
+                Err(_) => {
+                    has_dropped = has_dropped && !self.shard.offer_lost_live(self.source.id);
+                    heartbeat.beat(&mut connection)?;
+                    if heard_messages == 0 {
+                        self.shard.offer_quiet(self.source.id);
+                    }
+                    heard_messages = 0;
+                }
+            }
         }
-    }
-
-    async fn connect(&self) -> Result<TcpStream, ConnectionEnd> {
-        let address = host_port(&self.source.host, self.source.port);
-        let stream = tokio::time::timeout(HANDSHAKE_LIMIT, TcpStream::connect(address))
-            .await
-            .map_err(|_| ConnectionEnd::Connect(std::io::ErrorKind::TimedOut.into()))?
-            .map_err(ConnectionEnd::Connect)?;
-        // A peer that vanished without a word is noticed by the kernel; failing to ask for that is no reason to stop.
-        let keepalive =
-            TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
-        if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keepalive) {
-            tracing::debug!(%error, "no TCP keepalive on an event subscription");
-        }
-        Ok(stream)
     }
 
     async fn connected(&self) {
@@ -169,18 +139,19 @@ impl Subscription {
         self.metrics.events.subscribers.inc();
         if self.state.count_connection() > 1 {
             self.metrics.events.reconnects.with_label_values(&[&*self.source.endpoint]).inc();
-            self.shard.reconnected(self.source.id).await;
         }
+        self.shard.connected(self.source.id).await;
         tracing::info!(endpoint = %self.source.endpoint, port = self.source.port, "subscribed to KV events");
     }
 
-    fn hand_over(&self, message: Result<LiveMessage, LiveMessageError>) {
+    /// Returns whether nothing was dropped for lack of room.
+    fn hand_over(&self, message: Result<LiveMessage, LiveMessageError>) -> bool {
         match message {
             Ok(message) => {
                 self.metrics.events.batches.with_label_values(&[&*self.source.endpoint]).inc();
                 if !self.shard.offer(self.source.id, message) {
                     self.metrics.events.gaps.with_label_values(&[&*self.source.endpoint, "queue-full"]).inc();
-                    self.state.count_missed(1);
+                    return false;
                 }
             }
             Err(error) => {
@@ -189,6 +160,7 @@ impl Subscription {
                 tracing::debug!(endpoint = %self.source.endpoint, %error, "message that is no event batch");
             }
         }
+        true
     }
 }
 
@@ -198,14 +170,31 @@ impl Drop for Subscription {
     }
 }
 
-/// Sends what waits, then reads some bytes.
-async fn exchange(stream: &mut TcpStream, session: &mut Session) -> Result<(), ConnectionEnd> {
-    if session.has_output() {
-        stream.write_all(&session.take_output()).await.map_err(ConnectionEnd::Io)?;
+/// Asks a peer that may be half-open for a sign of life.
+struct Heartbeat {
+    is_known: bool,
+    /// Only then is silence a sign of anything.
+    is_answered: bool,
+    heard_at: Instant,
+    next_at: Instant,
+}
+
+impl Heartbeat {
+    fn new(is_known: bool) -> Self {
+        let now = Instant::now();
+        Self { is_known, is_answered: false, heard_at: now, next_at: now }
     }
-    session.input().reserve(READ_BYTES);
-    match stream.read_buf(session.input()).await.map_err(ConnectionEnd::Io)? {
-        0 => Err(ConnectionEnd::Closed),
-        _ => Ok(()),
+
+    fn beat(&mut self, connection: &mut Connection) -> Result<(), ConnectionEnd> {
+        let now = Instant::now();
+        self.next_at = now + HEARTBEAT_INTERVAL;
+        if self.is_answered && now.duration_since(self.heard_at) >= HEARTBEAT_LIMIT {
+            return Err(ConnectionEnd::Silent(HEARTBEAT_LIMIT.as_secs()));
+        }
+        if self.is_known {
+            let ttl_deciseconds = (HEARTBEAT_LIMIT.as_millis() / 100) as u16;
+            connection.session().ping(ttl_deciseconds, b"")?;
+        }
+        Ok(())
     }
 }

@@ -1,4 +1,6 @@
-use prometheus::{Error, IntCounter, IntCounterVec, IntGauge};
+use parking_lot::Mutex;
+use prometheus::{Error, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use warmroute_kv_events::Trust;
 
 use super::maker::Maker;
 
@@ -17,6 +19,16 @@ pub struct EventMetrics {
     pub gaps: IntCounterVec,
     /// Events that were not applied, per reason.
     pub skipped: IntCounterVec,
+    /// 1 for how far the view of an engine can be trusted, 0 for the other words, per engine.
+    pub trust: IntGaugeVec,
+    /// Held while it changes: an engine may leave while its successor under the same address comes.
+    trust_changes: Mutex<()>,
+    /// Restarts of engines' publishers.
+    pub restarts: IntCounterVec,
+    /// Batches that came by replay.
+    pub recovered: IntCounterVec,
+    /// Replays, per outcome.
+    pub replays: IntCounterVec,
     /// Removed blocks of which the engine has another copy, so that they stay.
     pub removals_suppressed: IntCounter,
     /// Removed blocks that are gone.
@@ -28,6 +40,28 @@ pub struct EventMetrics {
 }
 
 impl EventMetrics {
+    /// Shows a change of trust; None before an engine is followed and after.
+    pub fn show_trust(&self, endpoint: &str, before: Option<Trust>, now: Option<Trust>) {
+        if before == now {
+            return;
+        }
+        let _changing = self.trust_changes.lock();
+        let gauge = |trust: Trust| self.trust.with_label_values(&[endpoint, trust.as_str()]);
+        if let Some(before) = before {
+            gauge(before).dec();
+        }
+        if let Some(now) = now {
+            gauge(now).inc();
+        }
+        let is_followed = Trust::ALL.into_iter().map(|trust| gauge(trust).get()).sum::<i64>() > 0;
+        if !is_followed {
+            for trust in Trust::ALL {
+                // The others of the set were made just now.
+                let _ = self.trust.remove_label_values(&[endpoint, trust.as_str()]);
+            }
+        }
+    }
+
     pub(super) fn try_new(make: &Maker) -> Result<Self, Error> {
         Ok(Self {
             subscribers: make
@@ -56,6 +90,27 @@ impl EventMetrics {
                 "warmroute_kv_events_skipped_total",
                 "KV events that were not applied.",
                 &["reason"],
+            )?,
+            trust: make.gauges(
+                "warmroute_engine_trust",
+                "1 for how far the view of the engine's KV cache can be trusted, 0 for the other words.",
+                &["pod_identifier", "trust"],
+            )?,
+            trust_changes: Mutex::default(),
+            restarts: make.counters(
+                "warmroute_engine_restarts_total",
+                "Restarts of an engine's KV event publisher that were seen.",
+                &["pod_identifier"],
+            )?,
+            recovered: make.counters(
+                "warmroute_kv_event_batches_recovered_total",
+                "Batches of KV events that came by replay.",
+                &["pod_identifier"],
+            )?,
+            replays: make.counters(
+                "warmroute_kv_event_replays_total",
+                "Replays of KV events, by how they ended.",
+                &["outcome"],
             )?,
             removals_suppressed: make.counter(
                 "llm_d_epp_kv_cache_events_dedup_removed_hashes_suppressed_total",

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use warmroute_ext_proc::{EndpointPicker, HeaderList, HttpRequest};
+use warmroute_kv_events::TrustState;
 use warmroute_plugin::EndpointMetrics;
 
 use crate::fixture::{ACTIVE_REQUESTS, BLOCK_TOKENS, Fixture, completion, options, registry};
@@ -143,7 +144,7 @@ async fn where_events_are_seen_they_count_and_elsewhere_what_was_sent() {
 
     // One engine's events stop: of that one, what was sent counts again.
     let sent_to = (0..3).find(|at| fixture.address(*at) == first).unwrap();
-    fixture.pool.snapshot().states[sent_to].engine.set_connected(false);
+    fixture.pool.snapshot().states[sent_to].engine.set_trust(TrustState::default());
     // Any may be picked: the one that told of 4 blocks is expected to hold the others soon.
     pick(&fixture, &document).await;
     let receipt = fixture.receipts.find("last").unwrap();

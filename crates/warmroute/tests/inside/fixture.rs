@@ -16,7 +16,9 @@ use warmroute::receipt::ReceiptRing;
 use warmroute::tasks::Tasks;
 use warmroute::telemetry::Telemetry;
 use warmroute_ext_proc::{HeaderList, HttpRequest};
-use warmroute_kv_events::{BlocksStored, EngineHash, EventBatch, KvEvent, Medium, SkippedEvents};
+use warmroute_kv_events::{
+    BlocksStored, EngineHash, EventBatch, KvEvent, Medium, SkippedEvents, Trust, TrustState,
+};
 use warmroute_kv_index::{EngineView, IndexLimits, KvIndex};
 use warmroute_plugin::{EndpointMetrics, InFlight, Registry};
 
@@ -182,7 +184,7 @@ impl Fixture {
         // Engines tell their block size in metrics too; here every one has the same.
         for state in &self.pool.snapshot().states {
             state.scraped(EndpointMetrics::default().with_cache(BLOCK_TOKENS, 1000), Instant::now());
-            state.engine.set_connected(true);
+            state.engine.set_trust(TrustState { trust: Trust::Exact, ..TrustState::default() });
         }
     }
 

@@ -21,3 +21,4 @@ mod sessions;
 mod stages;
 mod subscription;
 mod traces;
+mod trust;

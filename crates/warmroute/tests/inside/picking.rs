@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::fixture::{ACTIVE_REQUESTS, Fixture, PREFIX_ONLY, completion, post};
+use warmroute::explain;
+use warmroute::receipt::{Fallback, Receipt, TrustNote};
 use warmroute_ext_proc::{EndpointPicker, HeaderList, HttpRequest};
+use warmroute_kv_events::{Trust, TrustReason, TrustState};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_hundred_at_once_over_eight_idle_endpoints_spread_evenly() {
@@ -65,6 +68,42 @@ async fn the_engine_that_holds_the_prefix_is_picked_and_the_receipt_says_why() {
     fixture.remove(2);
     let picked = fixture.picker.pick(completion(&prompt)).await.unwrap();
     assert_eq!(picked.destinations, [fixture.address(1)]);
+}
+
+/// The first of three engines holds five blocks of a prompt, the second three. Each is trusted as given.
+async fn pick_by_trust(trusts: [(Trust, TrustReason); 2]) -> (usize, Arc<Receipt>) {
+    let fixture = Fixture::new(PREFIX_ONLY, 3);
+    let prompt: Vec<u32> = (0..100).collect();
+    fixture.announce(0, &prompt[..80]);
+    fixture.announce(1, &prompt[..48]);
+    for (state, (trust, reason)) in fixture.pool.snapshot().states.iter().zip(trusts) {
+        state.engine.set_trust(TrustState { trust, reason, since_ms: 0 });
+    }
+    let picked = fixture.picker.pick(completion(&prompt)).await.unwrap();
+    let at = (0..3).find(|at| fixture.address(*at) == picked.destinations[0]);
+    (at.unwrap(), fixture.receipts.find("last").unwrap())
+}
+
+#[tokio::test]
+async fn a_match_counts_as_far_as_the_view_can_be_trusted_and_the_receipt_says_so() {
+    let kinds = |receipt: &Receipt| receipt.fallbacks.iter().map(|note| note.kind).collect::<Vec<_>>();
+    let (gap, late) = ((Trust::Doubtful, TrustReason::Gap), (Trust::Partial, TrustReason::JoinedLate));
+    let lost = (Trust::Blind, TrustReason::ConnectionLost);
+    // Five blocks by half are less than three.
+    let (at, receipt) = pick_by_trust([gap, late]).await;
+    assert_eq!(at, 1);
+    let mut told: Vec<_> = receipt.candidates.iter().map(|line| (line.known_blocks, line.trust)).collect();
+    told.sort_by_key(|(blocks, _)| *blocks);
+    let note = |(trust, reason)| Some(TrustNote { trust, reason });
+    assert_eq!(told, [(0, None), (3, note(late)), (5, note(gap))]);
+    assert_eq!(kinds(&receipt), [Fallback::EventGaps]);
+    assert!(explain::describe(&receipt).contains("5 doubtful: gap"));
+
+    let (at, receipt) = pick_by_trust([gap, lost]).await;
+    assert_eq!((at, receipt.predicted_cached_tokens), (0, 80));
+    assert_eq!(kinds(&receipt), [Fallback::EventGaps, Fallback::NoEvents]);
+    assert_eq!(pick_by_trust([late, late]).await.0, 0);
+    assert_eq!(pick_by_trust([lost, late]).await.0, 1);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::time::Instant;
 use warmroute::lease::Charge;
 use warmroute::pool::DiscoveredEndpoint;
 use warmroute_ext_proc::{EndpointPicker, HeaderList, HttpRequest, Picked};
+use warmroute_kv_events::{Trust, TrustState};
 use warmroute_plugin::EndpointMetrics;
 
 use super::row::{PoolKind, Prompt};
@@ -119,7 +120,7 @@ impl Testbed {
         for (state, seat) in self.fixture.pool.snapshot().states.iter().zip(self.seats) {
             let metrics = EndpointMetrics::new(seat.waiting, 0, seat.kv).with_cache(BLOCK_TOKENS, 10_000);
             state.scraped(metrics, Instant::now());
-            state.engine.set_connected(true);
+            state.engine.set_trust(TrustState { trust: Trust::Exact, ..TrustState::default() });
         }
     }
 

@@ -1,0 +1,254 @@
+//! One engine as its shard sees it: what came of it, in order, and its view of the index.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use warmroute_kv_events::{
+    ApplyFacts, DecodeLimits, EngineFeed, EventBatch, FeedBatch, FeedEvent, FeedSettings, FeedSink, KvEvent,
+    LiveMessage, ReplayOrder, Trust, TrustReason, TrustState, batch_time, decode_batch,
+};
+use warmroute_kv_index::{Applied, EngineView};
+
+use super::replayer::ReplayedBatches;
+use super::state::EngineState;
+use crate::metrics::Metrics;
+use crate::prompt::AdapterNames;
+
+/// What a shard owns of an engine.
+pub(super) struct FollowedEngine {
+    feed: EngineFeed<Bytes>,
+    sink: ViewSink,
+    orders: watch::Sender<Option<ReplayOrder>>,
+    /// What was told last of how far the view can be trusted.
+    told: TrustState,
+}
+
+/// Where the engine's batches go.
+struct ViewSink {
+    endpoint: Arc<str>,
+    view: EngineView,
+    state: Arc<EngineState>,
+    metrics: Arc<Metrics>,
+    adapters: Arc<AdapterNames>,
+}
+
+impl FollowedEngine {
+    /// Replays are ordered by `orders`.
+    pub(super) fn new(
+        endpoint: Arc<str>,
+        view: EngineView,
+        state: Arc<EngineState>,
+        settings: FeedSettings,
+        orders: watch::Sender<Option<ReplayOrder>>,
+        metrics: Arc<Metrics>,
+        adapters: Arc<AdapterNames>,
+    ) -> Self {
+        let feed = EngineFeed::new(settings, unix_ms());
+        let told = feed.trust();
+        state.set_trust(told);
+        Self { feed, told, sink: ViewSink { endpoint, view, state, metrics, adapters }, orders }
+    }
+
+    /// Attempts to connect begin.
+    pub(super) fn followed(&mut self) {
+        self.feed.followed(unix_ms());
+        self.tell(None);
+    }
+
+    pub(super) fn connected(&mut self) {
+        let order = self.feed.connected(unix_ms());
+        self.tell(order);
+    }
+
+    pub(super) fn connection_lost(&mut self) {
+        let order = self.feed.connection_lost(unix_ms());
+        self.tell(order);
+    }
+
+    pub(super) fn lost_live(&mut self) {
+        let order = self.feed.lost_live(unix_ms());
+        self.tell(order);
+    }
+
+    pub(super) fn quiet(&mut self) {
+        let order = self.feed.quiet(unix_ms());
+        self.tell(order);
+    }
+
+    pub(super) fn live(&mut self, message: LiveMessage) {
+        let batch = feed_batch(message.seq, message.payload);
+        let order = self.feed.live(unix_ms(), batch, &mut self.sink);
+        self.tell(order);
+    }
+
+    pub(super) fn replayed(&mut self, epoch: u64, batches: ReplayedBatches) {
+        for (seq, payload) in batches {
+            let order = self.feed.replayed(unix_ms(), epoch, feed_batch(seq, payload), &mut self.sink);
+            self.tell(order);
+        }
+    }
+
+    pub(super) fn replay_ended(&mut self, epoch: u64, is_complete: bool) {
+        let order = self.feed.replay_ended(unix_ms(), epoch, is_complete, &mut self.sink);
+        self.tell(order);
+    }
+
+    /// Passes an order on, and says once how far the view can be trusted now if that has changed.
+    fn tell(&mut self, order: Option<ReplayOrder>) {
+        if let Some(order) = order {
+            self.orders.send_replace(Some(order));
+        }
+        let now = self.feed.trust();
+        if self.told == now {
+            return;
+        }
+        let before = std::mem::replace(&mut self.told, now);
+        let ViewSink { endpoint, view, state, metrics, .. } = &self.sink;
+        state.set_trust(now);
+        if now.trust <= Trust::Partial {
+            state.nothing_is_missing();
+        }
+        metrics.events.show_trust(endpoint, shown(before), shown(now));
+        if before.trust != now.trust {
+            tell_trust(endpoint, before, now, view.held_blocks());
+        }
+    }
+}
+
+impl Drop for FollowedEngine {
+    fn drop(&mut self) {
+        let ViewSink { endpoint, metrics, .. } = &self.sink;
+        metrics.events.show_trust(endpoint, shown(self.told), None);
+    }
+}
+
+/// What the metric shows: nothing of an engine that nobody wants to follow.
+fn shown(state: TrustState) -> Option<Trust> {
+    (state.reason != TrustReason::NotFollowed).then_some(state.trust)
+}
+
+fn tell_trust(endpoint: &str, before: TrustState, now: TrustState, blocks: usize) {
+    let (was, trust, reason) = (before.trust.as_str(), now.trust.as_str(), now.reason.as_str());
+    if now.trust > before.trust {
+        tracing::warn!(
+            endpoint,
+            was,
+            trust,
+            reason,
+            blocks,
+            "the view of this engine's KV cache is trusted less"
+        );
+    } else {
+        tracing::info!(endpoint, was, trust, reason, blocks, "trust in the view of this engine's KV cache");
+    }
+}
+
+fn feed_batch(seq: u64, payload: Bytes) -> FeedBatch<Bytes> {
+    FeedBatch { seq, ts: batch_time(&payload).unwrap_or(f64::NAN), bytes: payload.len(), payload }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+impl FeedSink<Bytes> for ViewSink {
+    fn apply(&mut self, seq: u64, payload: Bytes) -> ApplyFacts {
+        match decode_batch(&payload, &DecodeLimits::default()) {
+            Ok(batch) => self.apply_batch(seq, &batch),
+            Err(error) => {
+                self.state.count_undecodable();
+                self.metrics.events.skipped.with_label_values(&["undecodable-batch"]).inc();
+                tracing::warn!(endpoint = %self.endpoint, seq, %error, bytes = payload.len(),
+                    "KV event batch that can't be decoded: what it said is missing from the index");
+                ApplyFacts { undecodable: true, ..ApplyFacts::default() }
+            }
+        }
+    }
+
+    fn start_generation(&mut self) {
+        self.view.clear();
+        self.state.nothing_is_missing();
+        self.state.set_blocks(0);
+    }
+
+    fn note(&mut self, event: FeedEvent) {
+        let (endpoint, events) = (&*self.endpoint, &self.metrics.events);
+        match event {
+            FeedEvent::JoinedLate { missed } => {
+                tracing::info!(endpoint, missed, "joined an engine that has published before");
+            }
+            FeedEvent::Gap { missed } => {
+                self.state.count_missed(missed);
+                events.gaps.with_label_values(&[endpoint, "sequence"]).inc_by(missed);
+                tracing::warn!(endpoint, missed, "KV events lost");
+            }
+            FeedEvent::Recovered { batches } => {
+                self.state.count_recovered(batches);
+                events.recovered.with_label_values(&[endpoint]).inc_by(batches);
+            }
+            FeedEvent::Restart { missed } => {
+                self.state.count_restart();
+                events.restarts.with_label_values(&[endpoint]).inc();
+                tracing::info!(endpoint, missed, "engine restarted: its cache is empty");
+            }
+            FeedEvent::Duplicate => events.skipped.with_label_values(&["duplicate-batch"]).inc(),
+            FeedEvent::HeldDropped { batches } => {
+                events.gaps.with_label_values(&[endpoint, "waiting-for-replay"]).inc_by(batches);
+            }
+        }
+    }
+}
+
+impl ViewSink {
+    fn apply_batch(&mut self, seq: u64, batch: &EventBatch) -> ApplyFacts {
+        for event in &batch.events {
+            if let KvEvent::Stored(stored) = event {
+                if let Some(name) = &stored.lora_name {
+                    self.adapters.add(name);
+                }
+                if stored.block_size_tokens > 0 && !stored.token_ids.is_empty() {
+                    self.state.set_block_size_tokens(stored.block_size_tokens);
+                }
+            }
+        }
+        let applied = self.view.apply(batch);
+        for skipped in &batch.skipped.reasons {
+            tracing::warn!(endpoint = %self.endpoint, seq, event = skipped.index, error = %skipped.reason, "KV event not understood");
+        }
+        let (skips, mut not_applied) = (&self.metrics.events.skipped, u64::from(batch.skipped.count));
+        if not_applied > 0 {
+            skips.with_label_values(&["not-understood"]).inc_by(not_applied);
+        }
+        for (reason, count) in skipped_by_reason(&applied).into_iter().filter(|(_, count)| *count > 0) {
+            skips.with_label_values(&[reason]).inc_by(count);
+            not_applied += count;
+        }
+        let Metrics { index, events, .. } = &*self.metrics;
+        index.refused.inc_by(applied.refused_blocks);
+        index.admissions.inc_by(applied.stored_blocks);
+        index.evictions.inc_by(applied.removed_blocks);
+        events.removals_forwarded.inc_by(applied.removed_blocks);
+        events.removals_suppressed.inc_by(applied.removed_copies);
+        self.state.count_skipped(not_applied);
+        self.state.count_batch(seq);
+        self.state.set_blocks(self.view.held_blocks() as u64);
+        self.state.set_unsupported(self.view.is_unsupported());
+        applied.facts()
+    }
+}
+
+/// What was understood and not applied, for the metric's `reason` label. Unknown removals are the other side of a store
+/// that was left out or came before we listened, so they aren't counted again.
+fn skipped_by_reason(applied: &Applied) -> [(&'static str, u64); 7] {
+    [
+        ("unknown-parent", applied.unknown_parents),
+        ("hashes-and-tokens-uneven", applied.uneven_stores),
+        ("no-tokens", applied.stores_without_tokens),
+        ("other-block-size", applied.other_block_sizes),
+        ("other-medium", applied.other_media),
+        ("unsupported-group", applied.unsupported_groups),
+        ("key-conflict", applied.key_conflicts),
+    ]
+}
