@@ -19,6 +19,8 @@ pub struct Applied {
     pub stored_blocks: u64,
     /// Further copies of blocks that the engine holds already.
     pub stored_copies: u64,
+    /// Blocks that the engine holds already and that it only announced again: no further copies.
+    pub announced_again: u64,
     /// Blocks that are gone.
     pub removed_blocks: u64,
     /// Copies that are gone of blocks that are still there.
@@ -73,6 +75,7 @@ impl AddAssign for Applied {
     fn add_assign(&mut self, other: Self) {
         self.stored_blocks += other.stored_blocks;
         self.stored_copies += other.stored_copies;
+        self.announced_again += other.announced_again;
         self.removed_blocks += other.removed_blocks;
         self.removed_copies += other.removed_copies;
         self.cleared += other.cleared;
@@ -104,6 +107,8 @@ pub struct EngineView {
     /// 0 until known.
     block_size_tokens: u32,
     groups: Groups,
+    /// Whether the engine has announced a cached prefix again.
+    announces_again: bool,
     /// Names and keys of blocks that are about to be put into the index; kept for their memory.
     new_blocks: Vec<(u64, BlockKey)>,
     new_keys: Vec<BlockKey>,
@@ -131,6 +136,7 @@ impl EngineView {
             shared_keys: HashMap::new(),
             block_size_tokens: 0,
             groups: Groups::None,
+            announces_again: false,
         }
     }
 
@@ -242,7 +248,11 @@ impl EngineView {
             let name = hash.low_u64();
             if let Some(held) = self.blocks.get(&name).copied() {
                 self.hold_new(place, applied);
-                self.hold_copy(name, held, key, applied);
+                if self.announces_again(stored) {
+                    applied.announced_again += 1;
+                } else {
+                    self.hold_copy(name, held, key, applied);
+                }
                 (place, is_broken) = (Some(held), false);
             } else if !is_broken && self.index.reserve_entry() {
                 self.new_blocks.push((name, key));
@@ -292,6 +302,19 @@ impl EngineView {
         for place in twice {
             self.index.runs.release(place, self.slot.index);
         }
+    }
+
+    /// Whether blocks of this store that are held already are no further copies.
+    ///
+    /// With `kv_cache_report_mode=full` (vLLM from 0.26 on) a request makes the engine announce the cached prefix that it
+    /// hit, as one store without a parent. Copies come otherwise: two requests decode the same block, or compute the last
+    /// block of a prompt that it fills exactly; what comes before it is hit and not stored. So a store without a parent
+    /// has a copy only if it is of one block, and of an engine that is known to announce prefixes again, not even then:
+    /// taken for a copy, a block would be claimed after it is gone.
+    fn announces_again(&mut self, stored: &BlocksStored) -> bool {
+        let is_first = stored.parent.is_none_or(|parent| parent == EngineHash::from_u64(0));
+        self.announces_again |= is_first && stored.hashes.len() > 1;
+        is_first && self.announces_again
     }
 
     fn hold_copy(&mut self, name: u64, held: Place, key: BlockKey, applied: &mut Applied) {

@@ -103,6 +103,28 @@ fn a_block_is_held_until_its_last_copy_is_gone() {
     assert_eq!(index.stats().keys, 0);
 }
 
+/// `kv_cache_report_mode=full`: the prefix that a request hit is announced again, and is still there once.
+#[test]
+fn a_prefix_that_is_announced_again_is_no_copy() {
+    let index = KvIndex::new(IndexLimits::default());
+    let mut view = index.add_engine().unwrap();
+    store(&mut view, stored(&[1, 2], None, &[1, 2, 3, 4]));
+    let again = store(&mut view, stored(&[1, 2], None, &[1, 2, 3, 4]));
+    assert_eq!((again.announced_again, again.stored_copies, again.stored_blocks), (2, 0, 0));
+    // From now on a prefix of one block isn't taken for a copy either.
+    assert_eq!(store(&mut view, stored(&[1], None, &[1, 2])).announced_again, 1);
+    // A picker that came late learns the prefix, and what follows can be placed.
+    let longer = store(&mut view, stored(&[1, 2, 3], None, &[1, 2, 3, 4, 5, 6]));
+    assert_eq!((longer.announced_again, longer.stored_blocks), (2, 1));
+    assert_eq!(known(&index, view.slot(), &[1, 2, 3, 4, 5, 6], PLAIN), 3);
+    // Blocks behind a parent are copies as ever.
+    assert_eq!(store(&mut view, stored(&[3], Some(2), &[5, 6])).stored_copies, 1);
+    assert_eq!(remove(&mut view, removed(&[3, 2])).removed_blocks, 1);
+    assert_eq!(known(&index, view.slot(), &[1, 2, 3, 4, 5, 6], PLAIN), 1);
+    assert_eq!(remove(&mut view, removed(&[1, 3])).removed_blocks, 2);
+    assert_eq!((view.held_blocks(), index.stats().keys), (0, 0));
+}
+
 #[test]
 fn a_key_is_held_while_any_of_its_engine_hashes_is() {
     let index = KvIndex::new(IndexLimits::default());

@@ -96,6 +96,8 @@ fn tokens_of(path: &[u8]) -> Vec<u32> {
 struct ModelEngine {
     /// Copies by path and variant.
     copies: BTreeMap<(Path, u8), u32>,
+    /// Whether it has announced a prefix of several blocks of which it held some.
+    announces_again: bool,
 }
 
 impl ModelEngine {
@@ -146,7 +148,10 @@ impl Model {
         for end in from + 1..=path.len() {
             let block = path[..end].to_vec();
             if let Some(copies) = engine.copies.get_mut(&(block.clone(), variant)) {
-                *copies += 1;
+                engine.announces_again |= from == 0 && path.len() > 1;
+                if from > 0 || !engine.announces_again {
+                    *copies += 1;
+                }
             } else if entries < MAX_ENTRIES {
                 entries += 1;
                 engine.copies.insert((block.clone(), variant), 1);
