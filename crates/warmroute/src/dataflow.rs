@@ -92,8 +92,8 @@ impl DataFlow {
             read("requests in flight", "inflight-load-producer", fed_by.to_owned());
         }
         if is_one_of(&LENGTH_READERS) {
-            let producer =
-                config.token_producer.as_ref().map_or("--tokenizer", |tokens| tokens.name.as_str());
+            let unnamed = if has_tokenizer { "--tokenizer" } else { "an estimate" };
+            let producer = config.token_producer.as_ref().map_or(unnamed, |tokens| tokens.name.as_str());
             read("prompt length", producer, tokens);
         }
     }
@@ -141,7 +141,7 @@ fn tokens(config: &CheckedConfig, has_tokenizer: bool) -> String {
                 _ => format!("token ids in requests ({name} only estimates those of text)"),
             }
         }
-        None => "token ids in requests (no tokenizer for text)".to_owned(),
+        None => "token ids in requests (text is only estimated: no tokenizer is named)".to_owned(),
     }
 }
 
