@@ -40,6 +40,11 @@ impl Api {
         !self.is_raw() && self != Self::SglangGenerate
     }
 
+    /// Whether the engine may be asked for another model than the body names.
+    pub fn takes_another_model(self) -> bool {
+        self.needs_model()
+    }
+
     /// The word for it in receipts.
     pub fn as_str(self) -> &'static str {
         match self {

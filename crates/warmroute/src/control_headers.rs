@@ -7,7 +7,7 @@ pub const DEFAULT_FAIRNESS_ID: &str = "default-flow";
 
 /// Longest value kept, in bytes: clients make these names up, and receipts and label values keep them. A name of a
 /// Kubernetes object has 253 at most.
-const MAX_NAME_BYTES: usize = 256;
+pub const MAX_NAME_BYTES: usize = 256;
 
 /// Today's spelling and the older one, which counts if the first is absent.
 const OBJECTIVE: [&str; 2] = ["x-llm-d-inference-objective", "x-gateway-inference-objective"];
@@ -28,15 +28,16 @@ pub struct ControlHeaders<'r> {
 }
 
 impl<'r> ControlHeaders<'r> {
-    /// Reads them. What is empty or no text counts as absent, and what is too long is cut.
+    /// Reads them. What is empty or no text counts as absent; objective and fairness id are cut if they are too long, a
+    /// model is not, since part of its name would be another model's.
     pub fn of(headers: &'r HeaderList) -> Self {
         let value = |names: [&str; 2]| {
             let mut values = names.into_iter().filter_map(|name| headers.get_str(name));
-            values.find(|value| !value.is_empty()).map(cut)
+            values.find(|value| !value.is_empty())
         };
         Self {
-            objective: value(OBJECTIVE),
-            fairness_id: value(FAIRNESS_ID).unwrap_or(DEFAULT_FAIRNESS_ID),
+            objective: value(OBJECTIVE).map(cut),
+            fairness_id: value(FAIRNESS_ID).map_or(DEFAULT_FAIRNESS_ID, cut),
             model_rewrite: value(MODEL_REWRITE),
         }
     }

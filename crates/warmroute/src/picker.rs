@@ -5,6 +5,7 @@ mod admission;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use warmroute_ext_proc::{EndpointPicker, HttpRequest, Picked, Refusal};
 use warmroute_inference_api::{Api, Rejection};
@@ -12,7 +13,7 @@ use warmroute_plugin::{Endpoint, InferenceRequest};
 use warmroute_scheduler::ScheduleError;
 use warmroute_tokenize::VideoHints;
 
-use crate::control_headers::ControlHeaders;
+use crate::control_headers::{ControlHeaders, MAX_NAME_BYTES};
 use crate::decision::{Decided, Decider, Explanation, NotDecided};
 use crate::lease::Lease;
 use crate::metrics::{
@@ -111,6 +112,7 @@ impl Picker {
         api.as_str().clone_into(&mut draft.receipt.api);
         self.admit(request, api, draft).await?;
         let read = self.read(request, api, draft).await?;
+        draft.rewrite(request, &read);
         let mut inference_request = inference_request(request, &read);
         inference_request.priority = draft.receipt.priority;
         for producer in &self.decider.policy().session_ids {
@@ -119,7 +121,7 @@ impl Picker {
         draft.read(&read);
         let decided = self.decider.decide(&inference_request, &read, subset);
         draft.decided_now();
-        self.count_attempt(&draft.receipt.model, decided.as_ref().ok());
+        self.count_attempt(draft.receipt.engine_model(), decided.as_ref().ok());
         decided.map_err(|error| refusal_of(&error))
     }
 
@@ -133,7 +135,11 @@ impl Picker {
             return Ok(ReadRequest::default());
         }
         let hints = VideoHints::from_headers(|name| request.headers.get_str(name));
-        let read = self.reader.read(api, request.body.contiguous(), hints, self.decider.keys_wanted()).await;
+        let mut wanted = self.decider.keys_wanted();
+        let target = ControlHeaders::of(&request.headers).model_rewrite;
+        let is_taken = |target: &&str| api.takes_another_model() && target.len() <= MAX_NAME_BYTES;
+        wanted.target_model = target.filter(is_taken).map(Arc::from);
+        let read = self.reader.read(api, request.body.contiguous(), hints, wanted).await;
         draft.read_now();
         read.map_err(|rejection| bad_request(&rejection))
     }
@@ -156,7 +162,8 @@ impl Picker {
     /// Writes metrics and the receipt, and makes the answer.
     fn finish(&self, mut draft: Draft, outcome: Result<Decided, Refusal>) -> Result<Picked<Lease>, Refusal> {
         let (model, flow) = (draft.receipt.model.as_str(), draft.receipt.fairness_id.as_str());
-        let series = self.metrics.requests.series(model, model, flow, draft.receipt.priority);
+        let target = draft.receipt.engine_model();
+        let series = self.metrics.requests.series(model, target, flow, draft.receipt.priority);
         series.total.inc();
         let decided = match outcome {
             Ok(mut decided) => {
@@ -178,6 +185,7 @@ impl Picker {
         self.observe(&draft);
         let streams = draft.receipt.stream;
         let prompt_tokens = draft.receipt.prompt_tokens.filter(|_| !draft.receipt.prompt_tokens_estimated);
+        let body = draft.body.take();
         let (received_at, trace) = (draft.received_at, draft.done(&self.receipts));
         let decided = decided?;
         let headers = trace.headers();
@@ -186,6 +194,7 @@ impl Picker {
         let lease = Lease::new(decided.charge, decided.expectation, watch.asked(streams, prompt_tokens));
         let mut picked = Picked::new(String::new(), lease.with_helpers(helpers));
         picked.destinations = decided.destinations;
+        picked.body = body;
         picked.set_headers = header_list(&decided.headers.request);
         picked.set_headers.extend(headers);
         picked.response_headers = header_list(&decided.headers.response);
@@ -256,6 +265,8 @@ struct Draft {
     /// What the receipt doesn't show: times of plugins.
     explanation: Explanation,
     trace: RequestTrace,
+    /// What the engine gets instead of the client's body.
+    body: Option<Bytes>,
 }
 
 impl Draft {
@@ -272,20 +283,34 @@ impl Draft {
             ..Receipt::default()
         };
         let (received_at, explanation) = (request.received_at, Explanation::default());
-        Self { receipt, received_at, started, step: started, explanation, trace }
+        Self { receipt, received_at, started, step: started, explanation, trace, body: None }
     }
 
     /// Notes what the client said of the request, and its priority.
     fn control(&mut self, headers: &ControlHeaders<'_>, objectives: &Objectives) {
         headers.fairness_id.clone_into(&mut self.receipt.fairness_id);
-        if headers.model_rewrite.is_some() {
-            self.fallback(Fallback::ModelRewriteIgnored, "the body's model stays");
-        }
         let Some(objective) = headers.objective else { return };
         objective.clone_into(&mut self.receipt.objective);
         match objectives.priority_of(objective) {
             Some(priority) => self.receipt.priority = priority,
             None => self.fallback(Fallback::UnknownObjective, format!("{objective:?} counts as priority 0")),
+        }
+    }
+
+    /// Puts the model that a header asks for in the place of the body's.
+    fn rewrite(&mut self, request: &HttpRequest, read: &ReadRequest) {
+        let Some(target) = ControlHeaders::of(&request.headers).model_rewrite else { return };
+        let Some(range) = read.model_range.clone().filter(|_| read.target_model.is_some()) else {
+            let detail = "the name is too long, or the body isn't one whose model can be replaced, or wasn't read in time";
+            return self.fallback(Fallback::ModelRewriteIgnored, detail);
+        };
+        target.clone_into(&mut self.receipt.target_model);
+        let body = request.body.contiguous();
+        if target != read.model
+            && let (Some(before), Some(after)) = (body.get(..range.start), body.get(range.end..))
+        {
+            let model = serde_json::Value::from(target).to_string();
+            self.body = Some([before, model.as_bytes(), after].concat().into());
         }
     }
 
@@ -358,6 +383,7 @@ fn micros(time: Duration) -> u64 {
 
 fn inference_request(request: &HttpRequest, read: &ReadRequest) -> InferenceRequest {
     let mut inference_request = InferenceRequest::new(request.request_id.clone(), read.model.as_str());
+    inference_request.target_model = read.target_model().into();
     inference_request.headers = header_map(request);
     inference_request.prompt_tokens = read.prompt_tokens();
     inference_request.prompt_tokens_estimated = read.is_estimated();

@@ -5,6 +5,7 @@ mod renderer;
 mod token_source;
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -29,6 +30,8 @@ pub struct KeysWanted {
     pub estimate: bool,
     /// Keys that approximate matches need; each block size once.
     pub approximate: Vec<ApproximateSize>,
+    /// The model that the engine is asked for instead of the body's.
+    pub target_model: Option<Arc<str>>,
 }
 
 /// Blocks in which approximate matches are counted.
@@ -132,7 +135,7 @@ impl ApproximateKeys {
     fn new(read: &ReadRequest, ids: PromptTokenIds<'_>, sizes: &[ApproximateSize]) -> Self {
         let PromptTokenIds { prompts, is_estimated } = ids;
         let cache_salt = read.cache_salt.as_deref();
-        let extras = ApproximateExtras { model: &read.model, cache_salt, is_estimated };
+        let extras = ApproximateExtras { model: read.target_model(), cache_salt, is_estimated };
         let keys_for = |size: &ApproximateSize, ids: &[u32]| {
             let mut keys = Vec::new();
             approximate_keys(ids, size.block_size_tokens, &extras, size.max_blocks, &mut keys);
@@ -155,6 +158,10 @@ impl ApproximateKeys {
 pub struct ReadRequest {
     /// Model that the client named; empty if it named none.
     pub model: String,
+    /// Bytes of the model's value in the body, quotes included.
+    pub model_range: Option<Range<usize>>,
+    /// The model that the engine is asked for instead.
+    pub target_model: Option<Arc<str>>,
     /// Whether a streamed answer was asked for.
     pub stream: bool,
     /// Most tokens to generate, if the client says.
@@ -174,6 +181,11 @@ pub struct ReadRequest {
 }
 
 impl ReadRequest {
+    /// The model that the engine is asked for.
+    pub fn target_model(&self) -> &str {
+        self.target_model.as_deref().unwrap_or(&self.model)
+    }
+
     /// Token ids, exact ones if there are any, else pseudo-tokens; None if neither were wanted or none can be made.
     pub fn token_ids(&self) -> Option<PromptTokenIds<'_>> {
         let exact = self.prompt.as_ref().map(|prompt| (prompt.token_ids.as_slice(), false));

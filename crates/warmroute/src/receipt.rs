@@ -59,7 +59,7 @@ pub enum Fallback {
     SaturationUnknown,
     /// The request names an objective that isn't known, so its priority is 0.
     UnknownObjective,
-    /// The client asks for another model by a header, which isn't acted upon: the body's model stays.
+    /// The client asks for another model by a header, and the body isn't one in which it could be replaced.
     ModelRewriteIgnored,
     /// A plugin had to do with less than it is configured for; the detail says which and why.
     Plugin,
@@ -311,6 +311,9 @@ pub struct Receipt {
     pub api: String,
     /// Model that the client named; empty if none.
     pub model: String,
+    /// Model that the engine is asked for instead, because a header says so; empty if it doesn't.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub target_model: String,
     /// Objective that the client named; empty if none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub objective: String,
@@ -377,6 +380,13 @@ pub struct ReceiptRing {
 struct RingState {
     next_id: u64,
     receipts: VecDeque<Arc<Receipt>>,
+}
+
+impl Receipt {
+    /// The model that the engine is asked for.
+    pub fn engine_model(&self) -> &str {
+        if self.target_model.is_empty() { &self.model } else { &self.target_model }
+    }
 }
 
 impl ReceiptRing {

@@ -9,7 +9,10 @@ use crate::fixture::{
     run,
 };
 
-in_both_recipes!(a_client_cannot_route_and_its_other_headers_pass);
+in_both_recipes!(
+    a_client_cannot_route_and_its_other_headers_pass,
+    a_header_asks_for_another_model_than_the_body
+);
 
 const DESTINATION: &str = "x-gateway-destination-endpoint";
 
@@ -51,6 +54,20 @@ async fn a_client_cannot_route_and_its_other_headers_pass(recipe: Recipe) {
         }
     }
     assert!(decoy.received_so_far().is_empty());
+}
+
+async fn a_header_asks_for_another_model_than_the_body(recipe: Recipe) {
+    let engine = ScriptedEngine::start(Script::Answer).await;
+    let stack = Stack::start(StackOptions::least_loaded(recipe, &[engine.address])).await;
+    let prompt = "x".repeat(100_000);
+    let body = |model: &str| format!("{{\"prompt\":\"{prompt}\",\"model\":\"{model}\",\"n\":1}}");
+    let request = http::Request::post("/v1/completions").header("x-llm-d-model-name-rewrite", "an-adapter");
+    let answer = stack.gateway.send(request.body(bytes_body(body("m"))).unwrap()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let received = &engine.received(1).await[0];
+    assert_eq!(received.body, body("an-adapter"));
+    assert!(!received.headers.contains_key("x-llm-d-model-name-rewrite"));
+    stack.picker.until_idle().await;
 }
 
 /// Gateways that don't remove a client's routing headers themselves.

@@ -205,6 +205,8 @@ impl Work {
         };
         let mut read = ReadRequest {
             model: model.to_owned(),
+            model_range: request.model_range.clone(),
+            target_model: wanted.target_model.clone(),
             stream: request.stream,
             max_tokens: request.max_tokens,
             media_parts: request.media_parts,
@@ -280,7 +282,8 @@ impl Work {
 
     /// Puts exact tokens and what follows from them in the place of the guess.
     fn key(&self, read: &mut ReadRequest, token_ids: Vec<Vec<u32>>, wanted: &KeysWanted) {
-        let lora = self.adapters.contains(&read.model).then_some(read.model.as_str());
+        let target = read.target_model();
+        let lora = self.adapters.contains(target).then_some(target);
         let extras = KeyExtras { lora, cache_salt: read.cache_salt.as_deref() };
         let keys_for = |block_size_tokens: u32| KeySet {
             block_size_tokens,

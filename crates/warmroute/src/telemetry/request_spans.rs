@@ -117,7 +117,7 @@ impl DecisionSpans<'_> {
         let TracedDecision { receipt, started_at, decided_at, profiles, lookup, priority, .. } =
             self.decision;
         let mut attributes = self.common.clone();
-        attributes.push(KeyValue::new("target_model", receipt.model.clone()));
+        attributes.push(KeyValue::new("target_model", receipt.engine_model().to_owned()));
         attributes.push(KeyValue::new("request_prio", i64::from(*priority)));
         if let Some(tokens) = receipt.prompt_tokens {
             attributes.push(KeyValue::new("llm_d.epp.token_producer.token_count", i64::from(tokens)));

@@ -105,11 +105,8 @@ async fn a_refusal_is_in_the_receipt_with_all_that_led_to_it() {
     let rewritten = [(OBJECTIVE, "unheard-of"), ("x-gateway-model-name-rewrite", "n")];
     assert!(fixture.picker.pick(completion_with(&rewritten, None)).await.is_ok());
     let receipt = fixture.receipts.find("last").unwrap();
-    let kinds: Vec<Fallback> = receipt.fallbacks.iter().map(|note| note.kind).take(2).collect();
-    assert_eq!(
-        (receipt.priority, kinds),
-        (0, vec![Fallback::ModelRewriteIgnored, Fallback::UnknownObjective])
-    );
+    assert_eq!((receipt.priority, receipt.fallbacks[0].kind), (0, Fallback::UnknownObjective));
+    assert_eq!((receipt.model.as_str(), receipt.engine_model()), ("m", "n"));
     drop(held);
     fixture.assert_nothing_in_flight();
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use warmroute::prompt::{AdapterNames, KeysWanted, PromptReader};
-use warmroute::receipt::Receipt;
-use warmroute_ext_proc::{EndpointPicker, Refusal};
+use warmroute::receipt::{Fallback, Receipt};
+use warmroute_ext_proc::{EndpointPicker, HeaderList, HttpRequest, Refusal};
 use warmroute_inference_api::{Api, Rejection};
 use warmroute_tokenize::VideoHints;
 
@@ -147,4 +147,31 @@ async fn token_ids_are_handed_out_exact_or_estimated() {
     assert_eq!((counted.token_ids(), counted.prompt_tokens()), (None, Some(227)));
     let refusal = read(Api::Responses, r#"{"input":"x"}"#, &wanted).await.unwrap_err();
     assert_eq!(refusal, Rejection::NoModel);
+}
+
+#[tokio::test]
+async fn a_header_puts_another_model_in_the_place_of_the_bodys() {
+    let fixture = Fixture::new(ACTIVE_REQUESTS, 1);
+    let ask = async |path: &str, body: &str, target: &str| {
+        let headers = [(":method", "POST"), (":path", path), ("x-llm-d-model-name-rewrite", target)];
+        let request = HttpRequest::new(HeaderList::from_pairs(headers), body.to_owned());
+        let picked = fixture.picker.pick(request).await.unwrap();
+        let body = picked.body.map(|body| String::from_utf8(body.to_vec()).unwrap());
+        (body, fixture.receipts.find("last").unwrap())
+    };
+    let (body, receipt) =
+        ask("/v1/completions", r#"{"prompt":"p", "model" : "m","n":1}"#, "an \"adapter\"").await;
+    assert_eq!(body.as_deref(), Some(r#"{"prompt":"p", "model" : "an \"adapter\"","n":1}"#));
+    assert_eq!((receipt.model.as_str(), receipt.engine_model()), ("m", "an \"adapter\""));
+    assert!(receipt.fallbacks.iter().all(|note| note.kind != Fallback::ModelRewriteIgnored));
+    let page = fixture.metrics.page().unwrap();
+    assert!(page.contains(r#"target_model_name="an \"adapter\"""#), "{page}");
+    assert_eq!(ask("/v1/completions", r#"{"model":"m","prompt":"p"}"#, "m").await.0, None, "nothing changes");
+    let long = "x".repeat(257);
+    let too_long = ("/v1/completions", r#"{"model":"m","prompt":"p"}"#, long.as_str());
+    for (path, body, target) in [too_long, ("/v1/messages/count_tokens", "{}", "n")] {
+        let (body, receipt) = ask(path, body, target).await;
+        assert_eq!((body, receipt.target_model.as_str()), (None, ""), "{path}");
+        assert!(receipt.fallbacks.iter().any(|note| note.kind == Fallback::ModelRewriteIgnored), "{path}");
+    }
 }
