@@ -338,3 +338,74 @@ fn hundreds_of_engines_hold_one_prompt() {
     drop(views);
     assert_eq!(index.stats().keys, 0);
 }
+
+#[test]
+fn blocks_of_every_size_are_matched_in_their_own() {
+    let index = KvIndex::new(IndexLimits::default());
+    let views: Vec<EngineView> = [1_u32, 16, 64, 1_056]
+        .into_iter()
+        .map(|size| {
+            let mut view = index.add_engine().unwrap();
+            let tokens: Vec<u32> = (0..3 * size).collect();
+            let event = BlocksStored { block_size_tokens: size, ..stored(&[1, 2, 3], None, &tokens) };
+            assert_eq!(store(&mut view, event).stored_blocks, 3);
+            let longer: Vec<u32> = (0..5 * size).collect();
+            assert_eq!(known_of_size(&index, view.slot(), &longer, size, PLAIN), 3);
+            let end = 2 * size as usize;
+            assert_eq!(
+                known_of_size(&index, view.slot(), &tokens[..end + size as usize / 2], size, PLAIN),
+                2
+            );
+            view
+        })
+        .collect();
+    assert_eq!(index.block_sizes().into_iter().collect::<Vec<_>>(), [1, 16, 64, 1_056]);
+    // In another engine's size nothing is found, though the tokens are the same.
+    assert_eq!(known_of_size(&index, views[1].slot(), &(0..3_168).collect::<Vec<u32>>(), 64, PLAIN), 0);
+}
+
+/// Two requests with one prompt decode side by side, a block at a time, while the cache evicts from the other end of the
+/// older answer.
+#[test]
+fn blocks_are_decoded_one_at_a_time_while_others_are_evicted() {
+    let index = KvIndex::new(IndexLimits::default());
+    let mut view = index.add_engine().unwrap();
+    let token = |answer: u32, block: u32| [answer * 1_000 + 2 * block, answer * 1_000 + 2 * block + 1];
+    let hash = |answer: u32, block: u32| u64::from(answer * 1_000 + block + 1);
+    store(&mut view, stored(&[500, 501], None, &[1, 2, 3, 4]));
+    let prompt = |answer: u32, blocks: u32| {
+        let tokens = (0..blocks).flat_map(|block| token(answer, block));
+        [1, 2, 3, 4].into_iter().chain(tokens).collect::<Vec<u32>>()
+    };
+    for block in 0..200 {
+        for answer in [1, 2] {
+            let parent = if block == 0 { 501 } else { hash(answer, block - 1) };
+            let applied =
+                store(&mut view, stored(&[hash(answer, block)], Some(parent), &token(answer, block)));
+            assert_eq!(applied.stored_blocks, 1);
+        }
+    }
+    assert_eq!(known(&index, view.slot(), &prompt(1, 200), PLAIN), 202);
+    for block in (50..200).rev() {
+        assert_eq!(remove(&mut view, removed(&[hash(1, block)])).removed_blocks, 1);
+        let parent = hash(2, 399 - block - 1);
+        store(&mut view, stored(&[hash(2, 399 - block)], Some(parent), &token(2, 399 - block)));
+        assert_eq!(known(&index, view.slot(), &prompt(1, 200), PLAIN), block + 2);
+    }
+    assert_eq!(known(&index, view.slot(), &prompt(2, 350), PLAIN), 352);
+    assert_eq!(index.stats().keys, 2 + 50 + 350);
+}
+
+/// A prompt that fills its last block exactly is computed again from that block on, since its last token always is: the
+/// engine then holds the block twice.
+#[test]
+fn the_last_block_of_an_exactly_filled_prompt_is_a_copy() {
+    let index = KvIndex::new(IndexLimits::default());
+    let mut view = index.add_engine().unwrap();
+    store(&mut view, stored(&[1, 2], None, &[1, 2, 3, 4]));
+    assert_eq!(store(&mut view, stored(&[2], Some(1), &[3, 4])).stored_copies, 1);
+    assert_eq!(remove(&mut view, removed(&[2])).removed_copies, 1);
+    assert_eq!(known(&index, view.slot(), &[1, 2, 3, 4], PLAIN), 2);
+    assert_eq!(remove(&mut view, removed(&[2])).removed_blocks, 1);
+    assert_eq!(known(&index, view.slot(), &[1, 2, 3, 4], PLAIN), 1);
+}
