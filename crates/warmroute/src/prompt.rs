@@ -30,6 +30,8 @@ pub struct KeysWanted {
     pub estimate: bool,
     /// Keys that approximate matches need; each block size once.
     pub approximate: Vec<ApproximateSize>,
+    /// Whether they are needed of a prompt whose exact tokens are known, too.
+    pub approximate_of_exact: bool,
     /// The model that the engine is asked for instead of the body's.
     pub target_model: Option<Arc<str>>,
 }

@@ -77,8 +77,14 @@ impl InEffect {
                 add_size(&mut wanted.approximate, producer.size(producer.block_size_tokens(state)));
             }
         }
-        wanted.token_ids = !wanted.approximate.is_empty();
-        wanted.estimate = wanted.token_ids;
+        // Of engines whose events are seen, the events say it.
+        let is_any_unseen = || snapshot.states.iter().any(|state| !state.engine.is_seen());
+        let is_sent = |source: MatchSource| matches!(source, MatchSource::Sent(_));
+        wanted.approximate_of_exact = !wanted.approximate.is_empty()
+            && (self.policy.prefix.producers.iter().any(|producer| is_sent(producer.source))
+                || is_any_unseen());
+        wanted.token_ids = wanted.approximate_of_exact;
+        wanted.estimate = !wanted.approximate.is_empty();
         wanted
     }
 

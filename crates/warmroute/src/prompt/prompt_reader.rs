@@ -303,7 +303,10 @@ impl Work {
         };
         read.prompt = Some(prompt);
         read.estimated = None;
-        read.key_approximately(wanted);
+        read.approximate = None;
+        if wanted.approximate_of_exact {
+            read.key_approximately(wanted);
+        }
         if wanted.prefix_match && wanted.block_sizes_tokens.is_empty() {
             let detail = "no engine has told its block size yet".to_owned();
             read.fallback = Some(FallbackNote { kind: Fallback::BlockSizeUnknown, detail });
