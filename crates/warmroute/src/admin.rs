@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::approximate_producer::ApproximateStatus;
 use crate::decision::Decider;
+use crate::delivered::{Diagnosis, Finding, ModelDeliveries};
 use crate::metrics::Metrics;
 use crate::pool::{Adapters, EndpointState, Pool, ServedModel};
 use crate::readiness::Readiness;
@@ -44,6 +45,8 @@ pub struct Admin {
     pub decider: Arc<Decider>,
     /// What became of changes of the configuration.
     pub reloads: Arc<Mutex<ReloadStatus>>,
+    /// Makes the findings.
+    pub diagnosis: Arc<Diagnosis>,
 }
 
 impl Admin {
@@ -114,6 +117,8 @@ struct Status {
     disaggregation: BTreeMap<String, u64>,
     /// Producers of prefix matches that count what is sent.
     approximate_prefixes: Vec<ApproximateStatus>,
+    /// What is wrong, with the likely cause and what to do.
+    findings: Vec<Finding>,
     endpoints: Vec<EndpointStatus>,
 }
 
@@ -142,6 +147,44 @@ struct EndpointStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     models: Option<Vec<ServedModel>>,
     kv_events: crate::engine_events::EngineStatus,
+    /// Predicted against delivered, per model of which a request has finished.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    deliveries: Vec<DeliveryStatus>,
+}
+
+/// What an endpoint delivered of one model.
+#[derive(Debug, Serialize)]
+struct DeliveryStatus {
+    model: String,
+    /// Finished requests whose cached tokens are known.
+    requests: u64,
+    /// Those of which the engine didn't tell.
+    unreported: u64,
+    predicted_tokens: u64,
+    delivered_tokens: u64,
+    /// Predicted and not delivered.
+    over_tokens: u64,
+    /// Delivered, and neither known nor expected.
+    under_tokens: u64,
+    /// Median relative error of the newest; absent if too few tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bias: Option<f64>,
+}
+
+impl DeliveryStatus {
+    fn of(model: &str, deliveries: &ModelDeliveries) -> Self {
+        let totals = &deliveries.totals;
+        Self {
+            model: model.to_owned(),
+            requests: totals.requests,
+            unreported: totals.unreported,
+            predicted_tokens: totals.predicted_tokens,
+            delivered_tokens: totals.delivered_tokens,
+            over_tokens: totals.over_tokens,
+            under_tokens: totals.under_tokens,
+            bias: deliveries.window().bias(),
+        }
+    }
 }
 
 /// LoRA adapters with requests in an engine.
@@ -173,6 +216,7 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
         fallbacks: fallbacks(&admin.metrics),
         disaggregation: admin.metrics.requests.decisions_by_type(),
         approximate_prefixes: admin.decider.approximate_status(),
+        findings: admin.diagnosis.refresh(),
         endpoints: snapshot
             .states
             .iter()
@@ -208,5 +252,11 @@ fn endpoint_status(state: &EndpointState, now: Instant, stale_after: Duration) -
         adapters: scrape.and_then(|scrape| scrape.adapters.as_deref()).map(AdapterStatus::of),
         models: state.models().map(|models| models.models.to_vec()),
         kv_events: state.engine.status(state.block_size_tokens()),
+        deliveries: state
+            .deliveries
+            .models()
+            .iter()
+            .map(|(model, deliveries)| DeliveryStatus::of(model, deliveries))
+            .collect(),
     }
 }

@@ -14,7 +14,7 @@ use warmroute_plugin::{DuplicateType, Registry};
 use crate::check::CheckReport;
 use crate::cli::{CheckOptions, Cli, Command, PluginsOptions, ServeOptions};
 use crate::plugin_list::PluginList;
-use crate::{explain, serve};
+use crate::{doctor, explain, serve};
 
 type Register = fn(&mut Registry) -> Result<(), DuplicateType>;
 
@@ -74,6 +74,11 @@ impl Warmroute {
             Some(Command::Explain(options)) => {
                 answer(&runtime()?.block_on(explain::explain(&options))?)?;
                 Ok(ExitCode::SUCCESS)
+            }
+            Some(Command::Doctor(options)) => {
+                let examination = runtime()?.block_on(doctor::examine(&options))?;
+                answer(&if options.json { examination.to_json()? } else { examination.text() })?;
+                Ok(examination.exit_code())
             }
             Some(Command::Check(options)) => self.check(&options),
             Some(Command::Plugins(options)) => self.plugins(&options),

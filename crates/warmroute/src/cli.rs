@@ -30,6 +30,8 @@ pub enum Command {
     Serve(Box<ServeOptions>),
     /// Explain a decision of a running picker: why this request went where it went.
     Explain(ExplainOptions),
+    /// Examine the engines of a running picker: what is known of each, what is wrong, and what to do.
+    Doctor(DoctorOptions),
     /// Check a configuration without serving: every mistake with its place, and what to know of it.
     Check(CheckOptions),
     /// List the plugin types that are linked into this binary, with their parameters.
@@ -72,6 +74,19 @@ pub struct ExplainOptions {
     #[arg(long, default_value = "http://127.0.0.1:9090", value_name = "URL")]
     pub address: String,
     /// Print the receipt as JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `warmroute doctor`.
+///
+/// It exits with 0 if there is nothing to find, 1 if there are findings or the picker can't be asked.
+#[derive(Debug, Args)]
+pub struct DoctorOptions {
+    /// Base URL of the running picker's metrics port.
+    #[arg(long, default_value = "http://127.0.0.1:9090", value_name = "URL")]
+    pub address: String,
+    /// Print everything as JSON.
     #[arg(long)]
     pub json: bool,
 }

@@ -24,6 +24,7 @@ use warmroute_plugin::{Endpoint, InferenceRequest, PickHeaders};
 use warmroute_scheduler::{Decision, ScheduleError, Scheduler, Scratch, Stage};
 
 use crate::approximate_producer::ApproximateStatus;
+use crate::delivered::{Deliveries, PredictionBasis};
 use crate::engine_events::{Expectation, Expectations};
 use crate::lease::{Charge, HelperLease};
 use crate::metrics::Metrics;
@@ -87,6 +88,8 @@ pub struct Decided {
     pub destinations: Vec<String>,
     /// Headers that the plugins want to have set, and those by which the handler tells endpoints of each other.
     pub headers: PickHeaders,
+    /// Where what the first one delivers is counted.
+    pub deliveries: Arc<Deliveries>,
     /// For the receipt.
     pub explanation: Explanation,
 }
@@ -122,6 +125,11 @@ pub struct Explanation {
     pub predicted_cached_tokens: u32,
     /// The same with what it is expected to hold soon.
     pub expected_cached_tokens: u32,
+    /// What these predictions rest on.
+    pub prediction_basis: PredictionBasis,
+    /// Whether this picker had nothing in flight at the picked endpoint, so that nothing is expected there that events
+    /// should not have confirmed by now.
+    pub was_idle: bool,
     /// What the handler decided, if it has several stages.
     pub handler: Option<HandlerLine>,
     /// The profiles beside the one that decides where the request goes.
@@ -357,6 +365,7 @@ impl Decider {
             helpers: Vec::new(),
             destinations: vec![state.endpoint.address.to_string()],
             headers: PickHeaders::default(),
+            deliveries: state.deliveries.clone(),
             explanation: Explanation { considered: rows.len(), ..Explanation::default() },
         })
     }
@@ -371,10 +380,16 @@ fn charge(policy: &Policy, charging: &Charging<'_>, decision: &Decision<'_>) -> 
     explanation.prompt_blocks = held.matched.total_blocks;
     explanation.predicted_cached_tokens = held.known_tokens;
     explanation.expected_cached_tokens = held.expected_tokens;
+    let deliveries = charging.state(row).deliveries.clone();
     explanation.prefix_hits = prefix_hits(&policy.prefix, signals, row);
+    explanation.was_idle = signals.in_flight[row].requests == 0;
     let expectation = charging.expectation(row);
     let helpers: Vec<HelperPick> = charging.helpers(decision).collect();
     let prefills = helpers.iter().any(|helper| helper.stage == Stage::Prefill);
+    // An engine that gets blocks from another one reports those too.
+    if helpers.is_empty() {
+        explanation.prediction_basis = charging.prediction_basis(&policy.prefix, row);
+    }
     let charge = charging.charge(row, !prefills);
     let mut headers = PickHeaders::default();
     decision.report_picked(charging.request, &mut headers);
@@ -383,7 +398,7 @@ fn charge(policy: &Policy, charging: &Charging<'_>, decision: &Decision<'_>) -> 
     let endpoint = |row: usize| snapshot.endpoints[signals.pool_row(row)].clone();
     let endpoints: Vec<_> = decision.table_rows().map(endpoint).collect();
     let destinations = endpoints.iter().map(|endpoint| routing::destination(handler, endpoint)).collect();
-    Decided { endpoints, charge, expectation, helpers, destinations, headers, explanation }
+    Decided { endpoints, charge, expectation, helpers, destinations, headers, deliveries, explanation }
 }
 
 /// What plugins counted since this was last asked.

@@ -1,14 +1,10 @@
 //! `warmroute explain`: fetches a receipt from a running picker and prints it for people.
 
 use std::fmt::Write;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 
+use crate::admin_client;
 use crate::cli::ExplainOptions;
 use crate::receipt::{AdmissionLine, CandidateLine, HandlerLine, ProfileLine, Receipt};
 
@@ -17,23 +13,14 @@ use crate::receipt::{AdmissionLine, CandidateLine, HandlerLine, ProfileLine, Rec
 /// # Errors
 /// The picker can't be reached or doesn't have that receipt; the error says what to do.
 pub async fn explain(options: &ExplainOptions) -> anyhow::Result<String> {
+    let path = format!("/debug/decisions/{}", options.id);
+    let (status, body) = admin_client::get(&options.address, &path).await?;
     let base = options.address.trim_end_matches('/');
-    let url = format!("{base}/debug/decisions/{}", options.id);
-    let uri = url.parse().with_context(|| format!("{url} is not a URL"))?;
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-    let response = tokio::time::timeout(Duration::from_secs(10), client.get(uri)).await;
-    let response =
-        response.with_context(|| format!("no answer from {base} within 10 seconds"))?.with_context(|| {
-            format!("can't reach {base}: is the picker running? --address names its metrics port")
-        })?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), 16 * 1024 * 1024).collect().await;
-    let body = body.map_err(|error| anyhow::anyhow!("answer of {url} not readable: {error}"))?.to_bytes();
     if status == http::StatusCode::NOT_FOUND {
         bail!("no decision {:?} there: the newest ones are listed at {base}/debug/decisions", options.id);
     }
     if status != http::StatusCode::OK {
-        bail!("{url} answered {status}");
+        bail!("{base}{path} answered {status}");
     }
     if options.json {
         return Ok(String::from_utf8_lossy(&body).into_owned());
@@ -71,6 +58,7 @@ pub fn describe(receipt: &Receipt) -> String {
             ),
         );
     }
+    delivered_line(&mut text, receipt);
     prefix_producer_line(&mut text, receipt);
     if let Some(runner_up) = &receipt.runner_up {
         line(&mut text, format_args!("  runner-up {runner_up}"));
@@ -117,6 +105,26 @@ fn request_line(text: &mut String, receipt: &Receipt) {
             receipt.prompt_blocks
         ),
     );
+}
+
+/// What the engine said of it when it was done.
+fn delivered_line(text: &mut String, receipt: &Receipt) {
+    if let Some(delivered) = receipt.delivered_cached_tokens.get() {
+        let known = i64::from(receipt.predicted_cached_tokens);
+        let expected = i64::from(receipt.expected_cached_tokens).max(known);
+        let verdict = match i64::from(delivered) {
+            less if less < known => format!("{} less than predicted", known - less),
+            more if more > expected => format!("{} more than predicted", more - expected),
+            _ => "as predicted".to_owned(),
+        };
+        line(text, format_args!("  delivered: {delivered} tokens from the cache, {verdict}"));
+    }
+    let (engine, ours) = (receipt.engine_prompt_tokens.get(), receipt.prompt_tokens);
+    if let (Some(engine), Some(ours), false) = (engine, ours, receipt.prompt_tokens_estimated)
+        && engine != ours
+    {
+        line(text, format_args!("  the engine counted {engine} prompt tokens: it sees other tokens"));
+    }
 }
 
 /// Whose view of the engines' caches is shown.
@@ -284,6 +292,9 @@ mod tests {
             candidates: vec![candidate],
             objective: "batch".to_owned(),
             priority: -2,
+            prompt_tokens: Some(118),
+            predicted_cached_tokens: 112,
+            expected_cached_tokens: 112,
             admission: Some(AdmissionLine {
                 detector: "ours".into(),
                 saturation: Some(0.25),
@@ -293,7 +304,11 @@ mod tests {
             fallbacks: vec![FallbackNote { kind: Fallback::TokenizeDeadline, detail: "over 200 ms".into() }],
             ..Receipt::default()
         };
+        receipt.delivered_cached_tokens.set(96);
+        receipt.engine_prompt_tokens.set(120);
         let text = describe(&receipt);
+        assert!(text.contains("  delivered: 96 tokens from the cache, 16 less than predicted\n"), "{text}");
+        assert!(text.contains("  the engine counted 120 prompt tokens: it sees other tokens\n"), "{text}");
         assert!(text.contains("decision 17 (request r-1): sent to 127.0.0.2:8000"), "{text}");
         assert!(text.contains("→ 127.0.0.2:8000  1.000  0.500 × 2"), "{text}");
         assert!(text.contains("7 (+2 expected)"), "{text}");

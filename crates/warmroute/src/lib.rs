@@ -19,6 +19,7 @@
 //! is apart: [`discovery`] writes the [`pool`], [`scrape`] publishes metrics, [`engine_events`] fills the index.
 
 pub mod admin;
+mod admin_client;
 pub mod app;
 pub mod approximate_producer;
 pub mod attributes;
@@ -27,7 +28,9 @@ pub mod cli;
 pub mod control_headers;
 pub mod dataflow;
 pub mod decision;
+pub mod delivered;
 pub mod discovery;
+pub mod doctor;
 pub mod effective_config;
 pub mod engine_events;
 pub mod explain;

@@ -6,6 +6,7 @@
 mod admission_metrics;
 mod bounded_names;
 mod buckets;
+mod delivery_collector;
 mod deprecated_names;
 mod event_metrics;
 mod index_metrics;
@@ -18,7 +19,7 @@ mod stream_metrics;
 
 use std::sync::Arc;
 
-use prometheus::{Error, Registry, TextEncoder};
+use prometheus::{Error, IntGaugeVec, Registry, TextEncoder};
 
 pub use admission_metrics::AdmissionMetrics;
 pub use event_metrics::EventMetrics;
@@ -32,6 +33,7 @@ pub use scheduling_metrics::{
 pub use stream_metrics::StreamMetrics;
 
 use crate::pool::Pool;
+use delivery_collector::DeliveryCollector;
 use maker::Maker;
 use pool_collector::PoolCollector;
 
@@ -55,6 +57,8 @@ pub struct Metrics {
     pub index: IndexMetrics,
     /// Of ext-proc streams.
     pub streams: StreamMetrics,
+    /// Findings, per cause.
+    pub findings: IntGaugeVec,
 }
 
 /// What is shown beyond what is always shown.
@@ -95,6 +99,11 @@ impl Metrics {
             events: EventMetrics::try_new(&make)?,
             index: IndexMetrics::try_new(&make)?,
             streams: StreamMetrics::try_new(&make, options.ext_proc_streams)?,
+            findings: make.gauges(
+                "warmroute_findings",
+                "Likely causes of lasting differences between predicted and delivered, each once per model.",
+                &["cause"],
+            )?,
             registry: make.registry,
             names: make.names.into_inner(),
         })
@@ -105,12 +114,13 @@ impl Metrics {
     /// # Errors
     /// A pool is shown already.
     pub fn show_pool(&self, pool: &Arc<Pool>) -> Result<(), Error> {
+        self.registry.register(Box::new(DeliveryCollector::try_new(pool.clone())?))?;
         self.registry.register(Box::new(PoolCollector::try_new(pool.clone())?))
     }
 
     /// The names of all metrics, also of those that the page leaves out until they have a value.
     pub fn names(&self) -> Vec<&'static str> {
-        self.names.iter().copied().chain(pool_collector::NAMES).collect()
+        self.names.iter().copied().chain(pool_collector::NAMES).chain(delivery_collector::names()).collect()
     }
 
     /// The page in Prometheus text format.

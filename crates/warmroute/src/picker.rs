@@ -15,6 +15,7 @@ use warmroute_tokenize::VideoHints;
 
 use crate::control_headers::{ControlHeaders, MAX_NAME_BYTES};
 use crate::decision::{Decided, Decider, Explanation, NotDecided};
+use crate::delivered::{Comparison, Prediction, PredictionBasis};
 use crate::lease::Lease;
 use crate::metrics::{
     ExtensionPoint, Metrics, PluginLabels, PrefixPrediction, RequestFigure, namespace_and_name,
@@ -185,11 +186,14 @@ impl Picker {
         self.observe(&draft);
         let streams = draft.receipt.stream;
         let prompt_tokens = draft.receipt.prompt_tokens.filter(|_| !draft.receipt.prompt_tokens_estimated);
+        let prediction = draft.prediction(&self.metrics);
         let body = draft.body.take();
-        let (received_at, trace) = (draft.received_at, draft.done(&self.receipts));
+        let received_at = draft.received_at;
+        let (receipt, trace) = draft.done(&self.receipts);
         let decided = decided?;
         let headers = trace.headers();
-        let watch = ResponseWatch::new(self.metrics.clone(), series, received_at, trace);
+        let comparison = Comparison::of(prediction, decided.deliveries, Arc::downgrade(&receipt));
+        let watch = ResponseWatch::new(self.metrics.clone(), series, received_at, trace).compared(comparison);
         let helpers = decided.helpers.into_iter().map(|helper| helper.lease).collect();
         let lease = Lease::new(decided.charge, decided.expectation, watch.asked(streams, prompt_tokens));
         let mut picked = Picked::new(String::new(), lease.with_helpers(helpers));
@@ -267,6 +271,7 @@ struct Draft {
     trace: RequestTrace,
     /// What the engine gets instead of the client's body.
     body: Option<Bytes>,
+    has_media: bool,
 }
 
 impl Draft {
@@ -283,7 +288,8 @@ impl Draft {
             ..Receipt::default()
         };
         let (received_at, explanation) = (request.received_at, Explanation::default());
-        Self { receipt, received_at, started, step: started, explanation, trace, body: None }
+        let (body, has_media) = (None, false);
+        Self { receipt, received_at, started, step: started, explanation, trace, body, has_media }
     }
 
     /// Notes what the client said of the request, and its priority.
@@ -329,6 +335,7 @@ impl Draft {
 
     fn read(&mut self, read: &ReadRequest) {
         self.receipt.model.clone_from(&read.model);
+        self.has_media = read.media_parts > 0;
         self.receipt.stream = read.stream;
         self.receipt.prompt_tokens = read.prompt_tokens();
         self.receipt.prompt_tokens_estimated = read.is_estimated();
@@ -357,14 +364,37 @@ impl Draft {
         self.explanation = explanation;
     }
 
+    /// What is to be laid beside what the engine delivers.
+    fn prediction(&self, metrics: &Metrics) -> Prediction {
+        let receipt = &self.receipt;
+        let reasons = receipt.fallbacks.iter().map(|note| note.kind);
+        let no_tokens = reasons.filter(|_| !self.has_media).find(|kind| kind.leaves_no_tokens());
+        let basis = match self.explanation.prediction_basis {
+            // Some prompts have no tokens that anybody here could know.
+            PredictionBasis::NoTokens if no_tokens.is_none() => PredictionBasis::Nothing,
+            basis => basis,
+        };
+        Prediction {
+            basis,
+            model: metrics.requests.model_label(receipt.engine_model()).into(),
+            predicted_tokens: receipt.predicted_cached_tokens,
+            expected_tokens: match self.explanation.was_idle {
+                true => receipt.predicted_cached_tokens,
+                false => receipt.expected_cached_tokens,
+            },
+            prompt_tokens: receipt.prompt_tokens.filter(|_| !receipt.prompt_tokens_estimated),
+            no_tokens,
+        }
+    }
+
     /// Keeps the receipt, and in the trace what its spans are made from.
-    fn done(self, receipts: &ReceiptRing) -> RequestTrace {
+    fn done(self, receipts: &ReceiptRing) -> (Arc<Receipt>, RequestTrace) {
         let Self { receipt, started, explanation, mut trace, .. } = self;
         let priority = receipt.priority;
         let receipt = receipts.push(receipt);
         if trace.is_recording() {
             trace.decided(TracedDecision {
-                receipt,
+                receipt: receipt.clone(),
                 started_at: started,
                 decided_at: Instant::now(),
                 profiles: explanation.profiles,
@@ -373,7 +403,7 @@ impl Draft {
                 priority,
             });
         }
-        trace
+        (receipt, trace)
     }
 }
 

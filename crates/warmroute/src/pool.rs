@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use warmroute_plugin::{AdapterState, Endpoint, EndpointId, EndpointMetrics, MetricsState};
 
+use crate::delivered::Deliveries;
 use crate::engine_events::EngineState;
 use crate::lease::EndpointLoad;
 
@@ -71,6 +72,8 @@ pub struct EndpointState {
     pub load: Arc<EndpointLoad>,
     /// The engine behind it, as its events tell.
     pub engine: Arc<EngineState>,
+    /// What it delivered of what was predicted.
+    pub deliveries: Arc<Deliveries>,
     /// Cancelled when the endpoint leaves the pool; ends its scraper and its subscription.
     pub gone: CancellationToken,
     /// Shared with the state of the same incarnation under other labels.
@@ -98,6 +101,7 @@ impl EndpointState {
             spec: self.spec.clone(),
             load: self.load.clone(),
             engine: self.engine.clone(),
+            deliveries: self.deliveries.clone(),
             gone: self.gone.clone(),
             findings: self.findings.clone(),
         }
@@ -292,6 +296,7 @@ impl Pool {
             spec,
             load: Arc::new(EndpointLoad::default()),
             engine: Arc::new(EngineState::default()),
+            deliveries: Arc::default(),
             gone: CancellationToken::new(),
             findings: Arc::new(findings),
         }

@@ -3,7 +3,7 @@
 //! A receipt never holds request text: names, counts, scores and times only.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -66,6 +66,20 @@ pub enum Fallback {
 }
 
 impl Fallback {
+    /// Whether it is why the exact tokens of a prompt aren't known though they could be.
+    pub fn leaves_no_tokens(self) -> bool {
+        matches!(
+            self,
+            Self::NoTokenizer
+                | Self::NotTokenizable
+                | Self::LikelyRefusedByEngine
+                | Self::TokenizeDeadline
+                | Self::TokenizeBusy
+                | Self::RenderFailed
+                | Self::RenderBusy
+        )
+    }
+
     /// All of them.
     pub const ALL: [Self; 22] = [
         Self::NoTokenizer,
@@ -355,6 +369,13 @@ pub struct Receipt {
     pub predicted_cached_tokens: u32,
     /// The same if what it is expected to hold soon counts too.
     pub expected_cached_tokens: u32,
+    /// Prompt tokens that the engine says it served from its cache; absent until the answer has ended, and where it
+    /// doesn't pass through the picker.
+    #[serde(default, skip_serializing_if = "LaterCount::is_absent")]
+    pub delivered_cached_tokens: LaterCount,
+    /// Tokens of the prompt by the engine's own count, with the same reservations.
+    #[serde(default, skip_serializing_if = "LaterCount::is_absent")]
+    pub engine_prompt_tokens: LaterCount,
     /// What the handler decided, if it is one that has several stages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handler: Option<HandlerLine>,
@@ -367,6 +388,39 @@ pub struct Receipt {
     pub refusal: Option<String>,
     /// Time spent per step.
     pub steps: StepTimes,
+}
+
+/// A number that is known only when the request is over, when the receipt is shared already. It is set once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Option<u32>", into = "Option<u32>")]
+pub struct LaterCount(OnceLock<u32>);
+
+impl LaterCount {
+    /// The number, if it is known.
+    pub fn get(&self) -> Option<u32> {
+        self.0.get().copied()
+    }
+
+    /// Sets it; the first one stays.
+    pub fn set(&self, count: u32) {
+        let _ = self.0.set(count);
+    }
+
+    fn is_absent(&self) -> bool {
+        self.get().is_none()
+    }
+}
+
+impl From<Option<u32>> for LaterCount {
+    fn from(count: Option<u32>) -> Self {
+        Self(count.map_or_else(OnceLock::new, OnceLock::from))
+    }
+}
+
+impl From<LaterCount> for Option<u32> {
+    fn from(count: LaterCount) -> Self {
+        count.get()
+    }
 }
 
 /// The newest receipts, at most a fixed number.
@@ -470,6 +524,19 @@ mod tests {
         let ring = ReceiptRing::new(0);
         assert_eq!(ring.push(receipt("a")).id, 1);
         assert!(ring.newest(1).is_empty());
+    }
+
+    #[test]
+    fn what_is_known_later_is_seen_by_all_who_share_the_receipt() {
+        let ring = ReceiptRing::new(1);
+        let kept = ring.push(receipt("a"));
+        assert!(!serde_json::to_string(&kept).unwrap().contains("delivered"));
+        kept.delivered_cached_tokens.set(48);
+        kept.delivered_cached_tokens.set(64);
+        let shown = serde_json::to_string(&ring.find("a").unwrap()).unwrap();
+        assert!(shown.contains("\"delivered_cached_tokens\":48"), "{shown}");
+        let read: Receipt = serde_json::from_str(&shown).unwrap();
+        assert_eq!(read.delivered_cached_tokens.get(), Some(48));
     }
 
     #[test]

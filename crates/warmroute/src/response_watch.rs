@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use warmroute_ext_proc::{HeaderList, StreamEnd};
 use warmroute_inference_api::{SseUsage, Usage, usage_of_json};
 
+use crate::delivered::Comparison;
 use crate::metrics::{Metrics, RequestFigure, RequestSeries};
 use crate::telemetry::RequestTrace;
 
@@ -31,6 +32,7 @@ pub struct ResponseWatch {
     /// Time spent here.
     busy: Duration,
     body: Option<Box<BodyWatch>>,
+    comparison: Option<Box<Comparison>>,
     /// Ends with this.
     trace: RequestTrace,
 }
@@ -71,6 +73,7 @@ impl ResponseWatch {
             failed: false,
             busy: Duration::ZERO,
             body: None,
+            comparison: None,
             trace,
         }
     }
@@ -80,6 +83,13 @@ impl ResponseWatch {
     pub fn asked(mut self, streams: bool, prompt_tokens: Option<u32>) -> Self {
         self.streams = streams;
         self.prompt_tokens = prompt_tokens;
+        self
+    }
+
+    /// The same, which says what was delivered when the answer is complete and its body was seen.
+    #[must_use]
+    pub fn compared(mut self, comparison: Option<Box<Comparison>>) -> Self {
+        self.comparison = comparison;
         self
     }
 
@@ -143,7 +153,12 @@ impl ResponseWatch {
         let now = Instant::now();
         let duration = now.saturating_duration_since(self.received_at).as_secs_f64();
         self.series.observe(RequestFigure::Duration, duration);
-        let usage = self.body.take().and_then(|body| self.response(*body, now, duration));
+        let body = self.body.take();
+        let comparison = self.comparison.take().filter(|_| body.is_some() && !self.failed);
+        let usage = body.and_then(|body| self.response(*body, now, duration));
+        if let Some(comparison) = comparison {
+            comparison.delivered(usage);
+        }
         if !self.failed {
             let prompt_tokens = usage.map(|usage| usage.prompt_tokens).filter(|tokens| *tokens > 0);
             self.observe_tokens(RequestFigure::InputTokens, prompt_tokens.or(self.prompt_tokens));

@@ -15,6 +15,7 @@ use warmroute_plugin::Registry;
 use crate::admin::Admin;
 use crate::cli::ServeOptions;
 use crate::decision::Decider;
+use crate::delivered::{DIAGNOSIS_INTERVAL, Diagnosis};
 use crate::discovery::{Discovery, EndpointList, Followers};
 use crate::engine_events::{EngineEvents, EventSettings, Expectations, WITHDRAW_INTERVAL};
 use crate::grpc::{ServingTls, ext_proc_server, ext_proc_service, health_server, listen};
@@ -76,6 +77,7 @@ struct Parts {
     discovery: Option<FileDiscoverySpec>,
     expectations: Arc<Expectations>,
     decider: Arc<Decider>,
+    diagnosis: Arc<Diagnosis>,
     reloads: Arc<Mutex<ReloadStatus>>,
     /// None: no server is asked for tokens.
     renderer: Option<Renderer>,
@@ -114,6 +116,7 @@ impl Parts {
         );
         // Spans need the times of every decision.
         let decider = Arc::new(if telemetry.is_on() { decider.timing_every(1) } else { decider });
+        let diagnosis = Diagnosis::new(pool.clone(), decider.clone(), adapters.clone(), metrics.clone());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let concurrency = options.tokenize_concurrency.unwrap_or(cores);
         let reader = PromptReader::with_source(tokens, adapters, concurrency, options.tokenize_deadline);
@@ -139,6 +142,7 @@ impl Parts {
             discovery: config.discovery.clone(),
             expectations,
             decider,
+            diagnosis: Arc::new(diagnosis),
             reloads,
             renderer,
             telemetry,
@@ -159,6 +163,14 @@ impl Parts {
             tasks.spawn("render warm-up", renderer.warm_up());
         }
         self.watch_pool(options, tasks);
+        let diagnosis = self.diagnosis.clone();
+        tasks.spawn("diagnosis", async move {
+            let mut ticks = tokio::time::interval(DIAGNOSIS_INTERVAL);
+            loop {
+                ticks.tick().await;
+                diagnosis.refresh();
+            }
+        });
         let (decider, mut updates) = (self.decider.clone(), self.pool.updates());
         tasks.spawn("endpoints that left", async move {
             while updates.changed().await.is_ok() {
@@ -260,6 +272,7 @@ impl Parts {
             stale_after: options.metrics_staleness_threshold,
             decider: self.decider.clone(),
             reloads: self.reloads.clone(),
+            diagnosis: self.diagnosis.clone(),
         }
     }
 }

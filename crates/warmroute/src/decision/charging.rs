@@ -8,9 +8,11 @@ use warmroute_scheduler::{Decision, Stage};
 
 use super::HelperPick;
 use super::signals::Signals;
+use crate::delivered::PredictionBasis;
 use crate::engine_events::{Expectation, Expectations};
 use crate::lease::{Charge, HelperLease};
 use crate::pool::{EndpointState, PoolSnapshot};
+use crate::prefix_plan::PrefixPlan;
 use crate::prompt::PromptKeys;
 
 /// Everything that a charge depends on.
@@ -46,6 +48,24 @@ impl<'a> Charging<'a> {
         let prompt_tokens = self.request.prompt_tokens.unwrap_or(0);
         let uncached = prompt_tokens.saturating_sub(self.signals.prefix.main(row).expected_tokens);
         self.state(row).load.charge(if computes_prompt { uncached.into() } else { 0 })
+    }
+
+    /// What the prediction for a row rests on.
+    pub(super) fn prediction_basis(&self, plan: &PrefixPlan, row: usize) -> PredictionBasis {
+        let state = self.state(row);
+        let is_seen = state.engine.is_seen();
+        let shortest = state.block_size_tokens().unwrap_or(0);
+        match self.prompt {
+            // Of several prompts, vLLM reports what of the first one was cached (`serving_completion.py`).
+            Some(prompt) if prompt.prompt_tokens.len() != 1 => PredictionBasis::Nothing,
+            // An engine has nothing to tell of these.
+            Some(prompt) if !is_seen && prompt.total_tokens() < shortest => PredictionBasis::Nothing,
+            Some(_) if !is_seen => PredictionBasis::Unseen,
+            Some(_) if !self.signals.prefix.main(row).is_approximate => PredictionBasis::Events,
+            None if plan.reads_events() => PredictionBasis::NoTokens,
+            _ if plan.main().is_some() => PredictionBasis::Sent,
+            _ => PredictionBasis::Nothing,
+        }
     }
 
     /// The rows whose engines will hold the prompt: those of the primary endpoint and of the one that computes it for

@@ -51,6 +51,12 @@ pub struct Adapters {
 }
 
 impl Adapters {
+    /// Whether requests for this adapter are in the engine.
+    pub fn names(&self, adapter: &str) -> bool {
+        let is_in = |list: &[Box<str>]| list.binary_search_by(|known| (**known).cmp(adapter)).is_ok();
+        is_in(&self.running) || is_in(&self.waiting)
+    }
+
     /// Where the engine stands with an adapter: the llm-d Router EPP's distinction.
     pub fn state_of(&self, adapter: &str) -> AdapterState {
         let is_in = |list: &[Box<str>]| list.binary_search_by(|known| (**known).cmp(adapter)).is_ok();

@@ -5,6 +5,7 @@
 mod approximate;
 mod commands;
 mod compatibility;
+mod delivered;
 mod docs;
 mod engines;
 mod expressions;

@@ -1,0 +1,108 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use warmroute_kv_events::Trust;
+
+use super::finding::{Cause, EngineFacts, Finding, ModelFacts, findings};
+use crate::decision::Decider;
+use crate::metrics::Metrics;
+use crate::pool::{EndpointState, Pool};
+use crate::prompt::AdapterNames;
+
+/// How often findings are made anew.
+pub const DIAGNOSIS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Makes the findings of a pool, and tells of each that comes or goes.
+pub struct Diagnosis {
+    pool: Arc<Pool>,
+    decider: Arc<Decider>,
+    adapters: Arc<AdapterNames>,
+    metrics: Arc<Metrics>,
+    /// The findings of the last time.
+    known: Mutex<BTreeSet<(Cause, String)>>,
+}
+
+impl Diagnosis {
+    /// Of a pool under the decider's policy; `adapters` are those that engines' events name.
+    pub fn new(
+        pool: Arc<Pool>,
+        decider: Arc<Decider>,
+        adapters: Arc<AdapterNames>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { pool, decider, adapters, metrics, known: Mutex::default() }
+    }
+
+    /// The findings as of now. Sets their metric, and logs those that weren't there the last time and those that are
+    /// gone since.
+    pub fn refresh(&self) -> Vec<Finding> {
+        let follows_events = self.decider.policy().prefix.reads_events();
+        let snapshot = self.pool.snapshot();
+        let facts: Vec<EngineFacts> =
+            snapshot.states.iter().map(|state| self.facts(state, follows_events)).collect();
+        let found = findings(&facts);
+        let mut known = self.known.lock();
+        for finding in &found {
+            if !known.contains(&(finding.cause, finding.model.clone())) {
+                tracing::warn!(
+                    cause = finding.cause.as_str(),
+                    model = finding.model,
+                    endpoints = ?finding.endpoints,
+                    seen = finding.seen,
+                    advice = finding.advice,
+                    "finding: {}",
+                    finding.likely
+                );
+            }
+        }
+        let now: BTreeSet<_> = found.iter().map(|finding| (finding.cause, finding.model.clone())).collect();
+        for (cause, model) in known.difference(&now) {
+            tracing::info!(cause = cause.as_str(), model, "a finding is gone");
+        }
+        *known = now;
+        let mut counts: BTreeMap<Cause, i64> = Cause::ALL.into_iter().map(|cause| (cause, 0)).collect();
+        found.iter().for_each(|finding| *counts.entry(finding.cause).or_default() += 1);
+        for (cause, count) in counts {
+            self.metrics.findings.with_label_values(&[cause.as_str()]).set(count);
+        }
+        found
+    }
+
+    /// What is known of one engine.
+    fn facts(&self, state: &EndpointState, follows_events: bool) -> EngineFacts {
+        let engine = &state.engine;
+        let events = engine.status(None);
+        let (is_connected, is_seen) = (engine.is_connected(), engine.is_seen());
+        let events_block_tokens = engine.block_size_tokens();
+        let is_heard = events.trust != Trust::Blind && events.batches > 0 && events_block_tokens > 0;
+        let models = state.deliveries.models().into_iter().map(|(name, deliveries)| ModelFacts {
+            is_adapter: self.is_adapter(state, &name),
+            name: name.into(),
+            window: deliveries.window(),
+        });
+        EngineFacts {
+            endpoint: state.endpoint.address.to_string(),
+            follows_events,
+            is_connected,
+            is_seen,
+            has_unsupported_groups: is_heard && !is_seen,
+            trust: events.trust,
+            trust_reason: events.trust_reason,
+            missed_batches: events.missed_batches,
+            events_block_tokens,
+            metrics_block_tokens: state.of_scrape(|scrape| scrape.metrics.block_size_tokens).unwrap_or(0),
+            models: models.collect(),
+        }
+    }
+
+    /// Whether events, the engine's list of models or its metrics call a model an adapter.
+    fn is_adapter(&self, state: &EndpointState, model: &str) -> bool {
+        let is_listed = state
+            .models()
+            .is_some_and(|models| models.get(model).is_some_and(|served| served.adapter_of.is_some()));
+        let is_active = || state.of_scrape(|scrape| Some(scrape.adapters.as_ref()?.names(model))).flatten();
+        self.adapters.contains(model) || is_listed || is_active().unwrap_or(false)
+    }
+}
