@@ -13,6 +13,7 @@ mod bodies;
 mod bursts;
 mod disaggregation;
 mod engine_views;
+mod findings;
 mod golden;
 mod headers;
 mod health;
