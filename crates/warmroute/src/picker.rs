@@ -272,6 +272,7 @@ struct Draft {
     /// What the engine gets instead of the client's body.
     body: Option<Bytes>,
     has_media: bool,
+    prompts: usize,
 }
 
 impl Draft {
@@ -288,8 +289,9 @@ impl Draft {
             ..Receipt::default()
         };
         let (received_at, explanation) = (request.received_at, Explanation::default());
-        let (body, has_media) = (None, false);
-        Self { receipt, received_at, started, step: started, explanation, trace, body, has_media }
+        let (step, body) = (started, None);
+        let (has_media, prompts) = (false, 0);
+        Self { receipt, received_at, started, step, explanation, trace, body, has_media, prompts }
     }
 
     /// Notes what the client said of the request, and its priority.
@@ -336,6 +338,7 @@ impl Draft {
     fn read(&mut self, read: &ReadRequest) {
         self.receipt.model.clone_from(&read.model);
         self.has_media = read.media_parts > 0;
+        self.prompts = read.prompts();
         self.receipt.stream = read.stream;
         self.receipt.prompt_tokens = read.prompt_tokens();
         self.receipt.prompt_tokens_estimated = read.is_estimated();
@@ -370,6 +373,8 @@ impl Draft {
         let reasons = receipt.fallbacks.iter().map(|note| note.kind);
         let no_tokens = reasons.filter(|_| !self.has_media).find(|kind| kind.leaves_no_tokens());
         let basis = match self.explanation.prediction_basis {
+            // vLLM reports what of one of them was cached (`vllm/entrypoints/openai`, `serving_completion.py`).
+            _ if self.prompts > 1 => PredictionBasis::Nothing,
             // Some prompts have no tokens that anybody here could know.
             PredictionBasis::NoTokens if no_tokens.is_none() => PredictionBasis::Nothing,
             basis => basis,

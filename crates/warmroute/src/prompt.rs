@@ -204,6 +204,13 @@ impl ReadRequest {
         self.prompt.is_none() && self.estimated.is_some()
     }
 
+    /// Prompts whose tokens are known or guessed.
+    pub fn prompts(&self) -> usize {
+        let exact = self.prompt.as_ref().map(|prompt| prompt.prompt_tokens.len());
+        let estimated = || self.estimated.as_ref().map(|prompt| prompt.prompt_tokens.len());
+        exact.or_else(estimated).unwrap_or(0)
+    }
+
     /// Tokens of all prompts: exact if they are known, else guessed.
     pub fn prompt_tokens(&self) -> Option<u32> {
         let exact = self.prompt.as_ref().map(PromptKeys::total_tokens);

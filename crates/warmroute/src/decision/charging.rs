@@ -56,8 +56,6 @@ impl<'a> Charging<'a> {
         let is_seen = state.engine.is_seen();
         let shortest = state.block_size_tokens().unwrap_or(0);
         match self.prompt {
-            // Of several prompts, vLLM reports what of the first one was cached (`serving_completion.py`).
-            Some(prompt) if prompt.prompt_tokens.len() != 1 => PredictionBasis::Nothing,
             // An engine has nothing to tell of these.
             Some(prompt) if !is_seen && prompt.total_tokens() < shortest => PredictionBasis::Nothing,
             Some(_) if !is_seen => PredictionBasis::Unseen,

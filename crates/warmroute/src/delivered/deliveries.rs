@@ -40,7 +40,7 @@ impl Deliveries {
         let record = models.of(&prediction.model);
         record.add(prediction, Compared::of(prediction, delivered, engine_prompt_tokens));
         if prediction.basis == PredictionBasis::Events {
-            let breaks = models.by_name.values().any(|model| model.window().is_short_of_events());
+            let breaks = models.by_name.values().any(ModelDeliveries::breaks_promises);
             self.breaks_promises.store(breaks, Ordering::Relaxed);
         }
         delivered

@@ -12,7 +12,7 @@ use crate::pool::{EndpointState, Pool};
 use crate::prompt::AdapterNames;
 
 /// How often findings are made anew.
-pub const DIAGNOSIS_INTERVAL: Duration = Duration::from_secs(1);
+pub const DIAGNOSIS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Makes the findings of a pool, and tells of each that comes or goes.
 pub struct Diagnosis {

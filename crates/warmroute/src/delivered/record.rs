@@ -49,6 +49,7 @@ pub struct ModelDeliveries {
     /// Since the endpoint is in the pool.
     pub totals: DeliveryTotals,
     newest: VecDeque<Compared>,
+    breaks_promises: bool,
 }
 
 /// The newest requests of one model at one endpoint, at most [`WINDOW_REQUESTS`], in figures.
@@ -139,11 +140,24 @@ impl ModelDeliveries {
             self.newest.pop_front();
         }
         self.newest.push_back(compared);
+        if prediction.basis == PredictionBasis::Events {
+            let error = Telling::of(self.of(PredictionBasis::Events)).lasting_error();
+            self.breaks_promises = error.is_some_and(|error| error < 0.0);
+        }
+    }
+
+    /// Whether the engine lastingly delivers less than its events promise.
+    pub(super) fn breaks_promises(&self) -> bool {
+        self.breaks_promises
+    }
+
+    fn of(&self, basis: PredictionBasis) -> impl Iterator<Item = &Compared> {
+        self.newest.iter().filter(move |compared| compared.basis == basis)
     }
 
     /// The newest requests in figures.
     pub fn window(&self) -> Window {
-        let of = |basis| self.newest.iter().filter(move |compared| compared.basis == basis);
+        let of = |basis| self.of(basis);
         let lengths = || self.newest.iter().filter_map(|compared| compared.lengths);
         let others = || lengths().filter(|(engine, ours)| engine != ours);
         Window {
@@ -169,11 +183,6 @@ fn most_frequent(reasons: impl Iterator<Item = Fallback>) -> Option<Fallback> {
 }
 
 impl Window {
-    /// Whether the engine lastingly delivers less than its events promise.
-    pub fn is_short_of_events(&self) -> bool {
-        self.by_events.lasting_error().is_some_and(|error| error < 0.0)
-    }
-
     /// Median of the relative errors of predictions, by events if there are enough; None if too few requests tell.
     pub fn bias(&self) -> Option<f64> {
         let enough = |telling: &&Telling| telling.requests >= BIAS_REQUESTS;

@@ -240,6 +240,9 @@ async fn answers_that_fail_break_off_or_tell_nothing_are_no_evidence() {
     let fixture = pool();
     for _ in 0..REQUESTS {
         ask(&fixture, completion(&prompt()), "null").await;
+        let several = format!("{{\"model\":\"m\",\"prompt\":[{:?},[1,2]]}}", prompt());
+        let path = HeaderList::from_pairs([(":method", "POST"), (":path", "/v1/completions")]);
+        ask(&fixture, HttpRequest::new(path, several), &usage(131, 0)).await;
         let mut hidden = fixture.picker.pick(completion(&prompt())).await.unwrap();
         hidden.lease.ended(StreamEnd::GatewayClosed);
         let mut failed = fixture.picker.pick(completion(&prompt())).await.unwrap();
