@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 use warmroute_demo::harness::{EnvoyProxy, PickerTransport, Recipe};
 
@@ -38,6 +39,10 @@ fn healthy_engines_deliver_what_was_predicted() {
             }
         }
         let last = format!("round-3-{}", REQUESTS / 4 - 1);
+        // Each prompt of these is new, and comes several times before the engine could tell of it.
+        let burst: Vec<Value> = (0..REQUESTS).map(|at| prompt(500 + at / 8)).collect();
+        let answers = join_all(burst.iter().map(|body| stack.gateway.post(COMPLETIONS, "burst", body))).await;
+        assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
         stack.picker.until_idle().await;
         let receipt = stack.picker.receipt(&last).await;
         assert_eq!(receipt.delivered_cached_tokens.get(), Some(8 * BLOCK_TOKENS as u32));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use warmroute_kv_events::TrustReason;
 use warmroute_plugin::InferenceRequest;
 use warmroute_scheduler::{Decision, Stage};
 
@@ -53,13 +54,16 @@ impl<'a> Charging<'a> {
     /// What the prediction for a row rests on.
     pub(super) fn prediction_basis(&self, plan: &PrefixPlan, row: usize) -> PredictionBasis {
         let state = self.state(row);
-        let is_seen = state.engine.is_seen();
+        let (is_seen, is_approximate) =
+            (state.engine.is_seen(), self.signals.prefix.main(row).is_approximate);
         let shortest = state.block_size_tokens().unwrap_or(0);
+        let is_followed = || state.engine.trust_state().reason != TrustReason::NotFollowed;
         match self.prompt {
             // An engine has nothing to tell of these.
             Some(prompt) if !is_seen && prompt.total_tokens() < shortest => PredictionBasis::Nothing,
+            Some(_) if !is_seen && is_approximate && !is_followed() => PredictionBasis::Sent,
             Some(_) if !is_seen => PredictionBasis::Unseen,
-            Some(_) if !self.signals.prefix.main(row).is_approximate => PredictionBasis::Events,
+            Some(_) if !is_approximate => PredictionBasis::Events,
             None if plan.reads_events() => PredictionBasis::NoTokens,
             _ if plan.main().is_some() => PredictionBasis::Sent,
             _ => PredictionBasis::Nothing,

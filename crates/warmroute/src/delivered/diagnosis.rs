@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use warmroute_kv_events::Trust;
+use warmroute_kv_events::{Trust, TrustReason};
 
 use super::finding::{Cause, EngineFacts, Finding, ModelFacts, findings};
 use crate::decision::Decider;
@@ -76,6 +76,7 @@ impl Diagnosis {
         let events = engine.status(None);
         let (is_connected, is_seen) = (engine.is_connected(), engine.is_seen());
         let events_block_tokens = engine.block_size_tokens();
+        let is_followed = events.trust != Trust::Blind || events.trust_reason != TrustReason::NotFollowed;
         let is_heard = events.trust != Trust::Blind && events.batches > 0 && events_block_tokens > 0;
         let models = state.deliveries.models().into_iter().map(|(name, deliveries)| ModelFacts {
             is_adapter: self.is_adapter(state, &name),
@@ -84,7 +85,7 @@ impl Diagnosis {
         });
         EngineFacts {
             endpoint: state.endpoint.address.to_string(),
-            follows_events,
+            follows_events: follows_events && is_followed,
             is_connected,
             is_seen,
             has_unsupported_groups: is_heard && !is_seen,

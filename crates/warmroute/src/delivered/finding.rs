@@ -11,7 +11,7 @@ use crate::receipt::Fallback;
 pub struct EngineFacts {
     /// Address of the endpoint.
     pub endpoint: String,
-    /// Whether the policy reads engines' events.
+    /// Whether the policy reads engines' events, and this one's are asked for.
     pub follows_events: bool,
     /// Whether its events arrive.
     pub is_connected: bool,

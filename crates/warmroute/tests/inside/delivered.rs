@@ -6,6 +6,7 @@ use std::time::Instant;
 use warmroute::delivered::{Cause, Diagnosis, Finding};
 use warmroute::prompt::AdapterNames;
 use warmroute_ext_proc::{EndpointPicker, HeaderList, HttpRequest, StreamEnd, StreamLease};
+use warmroute_kv_events::{Trust, TrustState};
 use warmroute_plugin::EndpointMetrics;
 
 use crate::fixture::{BLOCK_TOKENS, Fixture, PREFIX_ONLY, completion};
@@ -203,12 +204,20 @@ async fn more_than_events_tell_comes_from_another_tier() {
 
 #[tokio::test]
 async fn an_engine_without_events_is_named_unless_nobody_reads_them() {
-    for (config, expected) in [(PREFIX_ONLY, vec![Cause::EventsNotSeen]), (SENT, vec![])] {
+    use warmroute_kv_events::TrustReason::{NeverConnected, NotFollowed};
+    for (config, reason, expected) in [
+        (PREFIX_ONLY, NeverConnected, vec![Cause::EventsNotSeen]),
+        // Its events are turned off, so nobody misses them.
+        (PREFIX_ONLY, NotFollowed, vec![]),
+        (SENT, NeverConnected, vec![]),
+    ] {
         let fixture = Fixture::new(config, 1);
+        let trust = TrustState { trust: Trust::Blind, reason, since_ms: 0 };
+        fixture.pool.snapshot().states[0].engine.set_trust(trust);
         for at in 0..REQUESTS {
             ask(&fixture, completion(&prompt()), &usage(129, if at == 0 { 0 } else { 128 })).await;
         }
-        assert_eq!(causes(&findings(&fixture)), expected);
+        assert_eq!(causes(&findings(&fixture)), expected, "{reason:?}");
     }
 }
 
