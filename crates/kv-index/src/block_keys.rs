@@ -117,23 +117,23 @@ fn next_long_key(parent: BlockKey, block: &[u32]) -> BlockKey {
 /// The keys of announced blocks, one after the other.
 pub(crate) struct KeyChain {
     parent: BlockKey,
-    buffer: KeyBuffer,
 }
 
 impl KeyChain {
     /// A chain that goes on after `parent`, a key or a [`chain_seed`].
     pub(crate) fn after(parent: BlockKey) -> Self {
-        Self { parent, buffer: KeyBuffer::EMPTY }
+        Self { parent }
     }
 
     /// The key of the next block. `extras` are what the block depends on besides its tokens and what the seed holds;
     /// a block with any has a key that no prompt of text gets.
     pub(crate) fn next_block<'e>(
         &mut self,
+        buffer: &mut KeyBuffer,
         block: &[u32],
         extras: impl Iterator<Item = &'e ExtraKey>,
     ) -> BlockKey {
-        let mut key = next_key(self.parent, block, &mut self.buffer);
+        let mut key = next_key(self.parent, block, buffer);
         let mut extras = extras.peekable();
         if extras.peek().is_some() {
             let mut hash = Xxh3::new();
@@ -223,9 +223,10 @@ mod tests {
     #[test]
     fn a_chain_without_extras_gives_the_keys_of_a_prompt() {
         let tokens: Vec<u32> = (0..64).collect();
+        let mut buffer = KeyBuffer::EMPTY;
         let mut chain = KeyChain::after(chain_seed(16, Adapter::None, None));
         let chained: Vec<BlockKey> =
-            tokens.chunks(16).map(|block| chain.next_block(block, std::iter::empty())).collect();
+            tokens.chunks(16).map(|block| chain.next_block(&mut buffer, block, std::iter::empty())).collect();
         assert_eq!(chained, keys(&tokens, 16, KeyExtras::default()));
     }
 
@@ -241,9 +242,10 @@ mod tests {
         ];
         let mut seen: HashSet<BlockKey> = keys(&[0; 32], 16, KeyExtras::default()).into_iter().collect();
         for extra in &extras {
+            let mut buffer = KeyBuffer::EMPTY;
             let mut chain = KeyChain::after(chain_seed(16, Adapter::None, None));
-            assert!(seen.insert(chain.next_block(&[0; 16], std::iter::once(extra))));
-            assert!(seen.insert(chain.next_block(&[0; 16], std::iter::empty())));
+            assert!(seen.insert(chain.next_block(&mut buffer, &[0; 16], std::iter::once(extra))));
+            assert!(seen.insert(chain.next_block(&mut buffer, &[0; 16], std::iter::empty())));
         }
     }
 

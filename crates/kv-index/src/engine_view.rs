@@ -8,7 +8,8 @@ use warmroute_kv_events::{
     ApplyFacts, BlocksRemoved, BlocksStored, EngineHash, EventBatch, ExtraKey, KvEvent, SpecKind,
 };
 
-use crate::block_keys::{Adapter, KeyChain, chain_seed};
+use crate::block_keys::{Adapter, KeyBuffer, KeyChain, chain_seed};
+use crate::block_names::BlockNames;
 use crate::runs::Place;
 use crate::{BlockKey, EngineSlot, KvIndex};
 
@@ -98,7 +99,9 @@ pub struct EngineView {
     index: Arc<KvIndex>,
     slot: EngineSlot,
     /// By the engine's name of a block, where it is.
-    blocks: HashMap<u64, Place>,
+    blocks: BlockNames,
+    /// The last block of the last store: the next one often goes on from it.
+    last: Option<HeldBlock>,
     /// How many copies beyond the first, of the blocks of which there are several.
     more_copies: HashMap<u64, u32>,
     /// Keys that several engine hashes stand for, with how many there are beyond the first: an engine may hash in
@@ -112,6 +115,17 @@ pub struct EngineView {
     /// Names and keys of blocks that are about to be put into the index; kept for their memory.
     new_blocks: Vec<(u64, BlockKey)>,
     new_keys: Vec<BlockKey>,
+    /// Where the blocks are that an event takes away; kept for its memory.
+    released: Vec<Place>,
+    key_buffer: Box<KeyBuffer>,
+}
+
+/// A block that the engine holds.
+#[derive(Clone, Copy)]
+struct HeldBlock {
+    name: u64,
+    place: Place,
+    key: BlockKey,
 }
 
 /// Which KV cache groups the engine has announced.
@@ -129,10 +143,13 @@ impl EngineView {
         Self {
             index,
             slot,
-            blocks: HashMap::new(),
+            blocks: BlockNames::new(),
+            last: None,
             more_copies: HashMap::new(),
             new_blocks: Vec::new(),
             new_keys: Vec::new(),
+            released: Vec::new(),
+            key_buffer: Box::new(KeyBuffer::EMPTY),
             shared_keys: HashMap::new(),
             block_size_tokens: 0,
             groups: Groups::None,
@@ -189,10 +206,11 @@ impl EngineView {
     }
 
     fn purge(&mut self) {
-        for place in self.blocks.values() {
-            self.index.runs.release_run(*place, self.slot.index);
+        for place in self.blocks.places() {
+            self.index.runs.release_run(place, self.slot.index);
         }
         self.index.free_entries(self.blocks.len());
+        self.last = None;
         // An engine refills its cache, so the memory is kept for it.
         self.blocks.clear();
         self.shared_keys.clear();
@@ -241,12 +259,18 @@ impl EngineView {
         }
         let mut chain = KeyChain::after(start.key);
         let (mut place, mut is_broken) = (start.place, false);
+        // For all at once, or else one by one.
+        let mut reserved = stored.hashes.len();
+        if !self.index.try_reserve_entries(reserved) {
+            reserved = 0;
+        }
         let blocks = stored.token_ids.chunks_exact(stored.block_size_tokens as usize);
         for (position, (hash, tokens)) in stored.hashes.iter().zip(blocks).enumerate() {
             let salt_position = start.salt_position.filter(|_| position == 0);
-            let key = chain.next_block(tokens, block_extras(stored, position, salt_position));
+            let key =
+                chain.next_block(&mut self.key_buffer, tokens, block_extras(stored, position, salt_position));
             let name = hash.low_u64();
-            if let Some(held) = self.blocks.get(&name).copied() {
+            if let Some(held) = self.blocks.get(name) {
                 self.hold_new(place, applied);
                 if self.announces_again(stored) {
                     applied.announced_again += 1;
@@ -254,18 +278,20 @@ impl EngineView {
                     self.hold_copy(name, held, key, applied);
                 }
                 (place, is_broken) = (Some(held), false);
-            } else if !is_broken && self.index.reserve_entry() {
+            } else if !is_broken && (reserved > 0 || self.index.try_reserve_entries(1)) {
+                reserved = reserved.saturating_sub(1);
                 self.new_blocks.push((name, key));
             } else {
                 // What comes after a block that was left out has no place either.
-                if is_broken {
-                    self.index.refuse_blocks(1);
-                }
+                self.index.refuse_blocks(1);
                 applied.refused_blocks += 1;
                 is_broken = true;
             }
         }
         self.hold_new(place, applied);
+        if reserved > 0 {
+            self.index.free_entries(reserved);
+        }
     }
 
     /// Puts the new blocks into the index, the first of them after `parent`.
@@ -273,23 +299,23 @@ impl EngineView {
         if self.new_blocks.is_empty() {
             return;
         }
-        let Self { index, slot, blocks, shared_keys, new_blocks, new_keys, .. } = self;
+        let Self { index, slot, blocks, last, shared_keys, new_blocks, new_keys, .. } = self;
         new_keys.clear();
         new_keys.extend(new_blocks.iter().map(|(_, key)| *key));
         let mut news = new_blocks.iter();
         let mut twice: SmallVec<[Place; 1]> = SmallVec::new();
         index.hold(parent, new_keys, *slot, |place, is_new| {
             let Some((name, key)) = news.next() else { return };
-            match blocks.entry(*name) {
-                Entry::Vacant(entry) => {
-                    entry.insert(place);
+            match blocks.insert(*name, place) {
+                None => {
                     if !is_new {
                         *shared_keys.entry(*key).or_insert(0) += 1;
                     }
+                    *last = Some(HeldBlock { name: *name, place, key: *key });
                     applied.stored_blocks += 1;
                 }
                 // One name for two blocks of one event: the first one counts.
-                Entry::Occupied(_) => {
+                Some(_) => {
                     index.free_entries(1);
                     applied.key_conflicts += 1;
                     if is_new {
@@ -336,14 +362,13 @@ impl EngineView {
         for hash in &removed.hashes {
             self.remove_block(*hash, applied);
         }
+        self.index.free_entries(self.released.len());
+        self.index.runs.release_all(&self.released, self.slot.index);
+        self.released.clear();
     }
 
     fn remove_block(&mut self, hash: EngineHash, applied: &mut Applied) {
         let name = hash.low_u64();
-        let Entry::Occupied(held) = self.blocks.entry(name) else {
-            applied.unknown_removed_blocks += 1;
-            return;
-        };
         if !self.more_copies.is_empty()
             && let Entry::Occupied(mut copies) = self.more_copies.entry(name)
         {
@@ -354,8 +379,11 @@ impl EngineView {
             applied.removed_copies += 1;
             return;
         }
-        let place = held.remove();
-        self.index.free_entries(1);
+        let Some(place) = self.blocks.remove(name) else {
+            applied.unknown_removed_blocks += 1;
+            return;
+        };
+        self.last = self.last.filter(|last| last.name != name);
         applied.removed_blocks += 1;
         if !self.shared_keys.is_empty()
             && let Some(key) = self.index.runs.key_at(place)
@@ -365,17 +393,24 @@ impl EngineView {
             if *others.get() == 0 {
                 others.remove();
             }
+            self.index.free_entries(1);
             return;
         }
-        self.index.runs.release(place, self.slot.index);
+        self.released.push(place);
+    }
+
+    fn held_block(&self, name: u64) -> Option<HeldBlock> {
+        self.last.filter(|last| last.name == name).or_else(|| {
+            let place = self.blocks.get(name)?;
+            Some(HeldBlock { name, place, key: self.index.runs.key_at(place)? })
+        })
     }
 
     /// What the first block's key goes on from; `None` if the parent isn't known.
     fn chain_start(&self, stored: &BlocksStored) -> Option<ChainStart> {
         if let Some(parent) = stored.parent {
-            if let Some(held) = self.blocks.get(&parent.low_u64()) {
-                let key = self.index.runs.key_at(*held)?;
-                return Some(ChainStart { key, place: Some(*held), salt_position: None });
+            if let Some(HeldBlock { place, key, .. }) = self.held_block(parent.low_u64()) {
+                return Some(ChainStart { key, place: Some(place), salt_position: None });
             }
             // Some emitters write 0 for none.
             if parent != EngineHash::from_u64(0) {

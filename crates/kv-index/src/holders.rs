@@ -27,6 +27,14 @@ impl Holders {
         }
     }
 
+    /// The slots, unless there are many.
+    pub(crate) fn few(&self) -> Option<&[u32]> {
+        match self {
+            Self::Few(slots) => Some(slots),
+            Self::Many(_) => None,
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         match self {
             Self::Few(slots) => slots.is_empty(),

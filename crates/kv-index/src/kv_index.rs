@@ -12,7 +12,7 @@ use crate::{BlockKey, EngineSlot, EngineView, Expectation};
 /// What an index may grow to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexLimits {
-    /// Most blocks known over all engines: one entry per engine and block hash, 40 to 200 bytes each. A store beyond
+    /// Most blocks known over all engines: one entry per engine and block hash, 25 to 61 bytes each. A store beyond
     /// it is refused and counted.
     pub max_entries: usize,
     /// Most engines at a time; a lookup takes one bit per slot and block.
@@ -181,15 +181,6 @@ impl KvIndex {
         last.filter(|last| *last >= first)
     }
 
-    /// Room for one more entry, or false (and counted) if the index is full.
-    pub(crate) fn reserve_entry(&self) -> bool {
-        let reserved = self.try_reserve_entries(1);
-        if !reserved {
-            self.refuse_blocks(1);
-        }
-        reserved
-    }
-
     /// Room for so many more entries, or false.
     pub(crate) fn try_reserve_entries(&self, count: usize) -> bool {
         let max_entries = self.limits.max_entries;
@@ -216,6 +207,9 @@ impl KvIndex {
         held: impl FnMut(Place, bool),
     ) {
         self.runs.hold(parent, keys, slot.index, held);
+        if self.expectations.blocks() == 0 {
+            return;
+        }
         // Only now, so that a lookup which finds no expectation any more finds the blocks.
         keys.iter().for_each(|key| self.expectations.fulfil(*key, slot));
     }

@@ -12,6 +12,7 @@
 
 mod approximate_index;
 mod block_keys;
+mod block_names;
 mod engine_view;
 mod expectation;
 mod expected_chains;
@@ -19,6 +20,7 @@ mod holders;
 mod key_counts;
 mod kv_index;
 mod lookup;
+mod part;
 mod run;
 mod runs;
 mod sent_order;

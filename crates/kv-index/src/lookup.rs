@@ -1,4 +1,4 @@
-use crate::holders::{bit_of, bits, set, word_of};
+use crate::holders::{bit_of, bits, word_of};
 use crate::run::Run;
 use crate::{BlockKey, EngineSlot, KvIndex};
 
@@ -15,12 +15,11 @@ pub struct Match {
 /// Working memory of lookups, to be kept and used again: after the first few lookups nothing is allocated.
 #[derive(Debug, Default)]
 pub struct LookupScratch {
-    /// State of the slot of each row when the lookup began; `None` for a slot that is gone.
-    states: Vec<Option<u64>>,
     known: Survivors,
     /// By beginning.
     covers: Vec<Cover>,
-    expected_blocks: Vec<u32>,
+    /// State of the slot of each row when the lookup began; `None` for a slot that is gone.
+    states: Vec<Option<u64>>,
 }
 
 /// Blocks of the prompt that a slot is expected to hold.
@@ -31,26 +30,25 @@ struct Cover {
     end_blocks: u32,
 }
 
-/// The slots that hold all blocks so far, and how far each of the others came.
+/// The slots that hold all blocks so far, and how far each came.
 #[derive(Debug, Default)]
 struct Survivors {
     slots: Vec<u64>,
     next: Vec<u64>,
-    /// By slot index. Only the entries of slots that are looked up are meaningful.
+    /// By slot index.
     depths_blocks: Vec<u32>,
 }
 
 impl Survivors {
-    fn reset(&mut self, words: usize) {
+    /// Begins with so many slots, which hold all of nothing.
+    fn reset(&mut self, slots: u32) {
+        let words = (slots as usize).div_ceil(64);
         self.slots.clear();
-        self.slots.resize(words, 0);
+        self.slots.resize(words, u64::MAX);
         self.next.clear();
         self.next.resize(words, 0);
-        self.depths_blocks.resize((words * 64).max(self.depths_blocks.len()), 0);
-    }
-
-    fn contains(&self, slot: u32) -> bool {
-        self.slots.get(word_of(slot)).is_some_and(|word| word & bit_of(slot) != 0)
+        self.depths_blocks.clear();
+        self.depths_blocks.resize(words * 64, 0);
     }
 
     fn is_any(&self) -> bool {
@@ -62,32 +60,21 @@ impl Survivors {
     fn pass(&mut self, run: &Run, depth_blocks: u32, alike: u32) {
         let Self { slots, next, depths_blocks } = self;
         run.full().add_wanted(slots, next);
-        for (lost, next) in slots.iter_mut().zip(&*next) {
-            *lost &= !next;
-        }
-        let mut end = |slot: u32, depth: u32| {
-            if let Some(place) = depths_blocks.get_mut(slot as usize) {
-                *place = depth;
-            }
-        };
-        bits(slots).for_each(|slot| end(slot, depth_blocks));
         for (slot, lead) in run.partly() {
-            if slots.get(word_of(slot)).is_some_and(|word| word & bit_of(slot) != 0) {
-                end(slot, depth_blocks + lead.min(alike));
+            let is_survivor = slots.get(word_of(slot)).is_some_and(|word| word & bit_of(slot) != 0);
+            if let Some(depth) = depths_blocks.get_mut(slot as usize).filter(|_| is_survivor) {
+                *depth = depth_blocks + lead.min(alike);
+            }
+        }
+        for (word, depths_blocks) in next.iter().zip(depths_blocks.as_chunks_mut::<64>().0) {
+            if *word == u64::MAX {
+                depths_blocks.fill(depth_blocks + alike);
+            } else {
+                bits(&[*word]).for_each(|bit| depths_blocks[bit as usize] = depth_blocks + alike);
             }
         }
         std::mem::swap(slots, next);
         next.fill(0);
-    }
-
-    /// Ends with those that are left, after `depth_blocks` blocks.
-    fn stay(&mut self, depth_blocks: u32) {
-        let Self { slots, depths_blocks, .. } = self;
-        for slot in bits(slots) {
-            if let Some(place) = depths_blocks.get_mut(slot as usize) {
-                *place = depth_blocks;
-            }
-        }
     }
 
     fn depth_blocks(&self, slot: u32) -> u32 {
@@ -132,47 +119,65 @@ impl KvIndex {
         scratch: &mut LookupScratch,
         matches: &mut [Match],
     ) {
-        self.begin(slots, scratch);
+        let changes = self.slots.changes();
         // Before the holders: an expectation that is over by now leaves its blocks behind.
         self.find_covers(keys, scratch);
-        self.find_known(keys, scratch);
-        for (slot, state) in slots.iter().zip(&scratch.states) {
-            if state.is_some() {
-                let known_blocks = scratch.known.depth_blocks(slot.index);
-                let expected_blocks = self.expected_blocks(keys, slot.index, known_blocks, &scratch.covers);
-                scratch.expected_blocks.push(expected_blocks);
-            } else {
-                scratch.expected_blocks.push(0);
-            }
+        if !self.find_known(keys, scratch) && scratch.covers.is_empty() {
+            matches.iter_mut().zip(slots).for_each(|(row, _)| *row = Match::default());
+            return;
         }
-        let rows = slots.iter().zip(&scratch.states).zip(&scratch.expected_blocks);
-        for (((slot, state), expected_blocks), row) in rows.zip(matches) {
-            let is_unchanged = state.is_some() && self.slots.visible_state(*slot) == *state;
-            *row = if is_unchanged {
-                let known_blocks = scratch.known.depth_blocks(slot.index);
-                Match { known_blocks, expected_blocks: *expected_blocks }
-            } else {
-                Match::default()
-            };
+        self.tell(keys, slots, scratch, matches, |slot, _| self.slots.visible_state(slot).is_some());
+        if self.slots.changes() != changes {
+            self.lookup_during_changes(keys, slots, scratch, matches);
         }
     }
 
-    fn begin(&self, slots: &[EngineSlot], scratch: &mut LookupScratch) {
-        let LookupScratch { states, known, covers, expected_blocks } = scratch;
+    /// The same while engines come, go or are reset: each slot's state is compared with what it was.
+    #[cold]
+    fn lookup_during_changes(
+        &self,
+        keys: &[BlockKey],
+        slots: &[EngineSlot],
+        scratch: &mut LookupScratch,
+        matches: &mut [Match],
+    ) {
+        let mut states = std::mem::take(&mut scratch.states);
         states.clear();
         states.extend(slots.iter().map(|slot| self.slots.visible_state(*slot)));
-        let live =
-            || slots.iter().zip(&*states).filter(|(_, state)| state.is_some()).map(|(slot, _)| slot.index);
-        known.reset(live().max().map_or(0, |highest| word_of(highest) + 1));
-        live().for_each(|slot| set(&mut known.slots, slot));
-        covers.clear();
-        expected_blocks.clear();
+        self.find_covers(keys, scratch);
+        self.find_known(keys, scratch);
+        self.tell(keys, slots, scratch, matches, |slot, row| {
+            let state = self.slots.visible_state(slot);
+            state.is_some() && states.get(row) == Some(&state)
+        });
+        scratch.states = states;
     }
 
-    /// Goes from run to run as long as somebody holds all blocks so far.
-    fn find_known(&self, keys: &[BlockKey], scratch: &mut LookupScratch) {
+    /// Tells of each slot what was found, if it counts.
+    fn tell(
+        &self,
+        keys: &[BlockKey],
+        slots: &[EngineSlot],
+        scratch: &LookupScratch,
+        matches: &mut [Match],
+        counts: impl Fn(EngineSlot, usize) -> bool,
+    ) {
+        for (at, (slot, row)) in slots.iter().zip(matches).enumerate() {
+            let known_blocks = scratch.known.depth_blocks(slot.index);
+            let expected_blocks = self.expected_blocks(keys, slot.index, known_blocks, &scratch.covers);
+            // Last, so that what was found in between belongs to the state.
+            let counts = expected_blocks > 0 && counts(*slot, at);
+            *row = if counts { Match { known_blocks, expected_blocks } } else { Match::default() };
+        }
+    }
+
+    /// Goes from run to run as long as somebody holds all blocks so far. False if nobody holds the first.
+    fn find_known(&self, keys: &[BlockKey], scratch: &mut LookupScratch) -> bool {
         let mut depth = 0;
         while let Some(run) = keys.get(depth).and_then(|key| self.runs.beginning_with(*key)) {
+            if depth == 0 {
+                scratch.known.reset(self.slots.used());
+            }
             let alike = common_blocks(&run.keys, &keys[depth..], 0);
             scratch.known.pass(&run, depth as u32, alike as u32);
             depth += alike;
@@ -180,22 +185,26 @@ impl KvIndex {
                 break;
             }
         }
-        scratch.known.stay(depth as u32);
+        if depth == 0 {
+            scratch.known.reset(0);
+        }
+        depth > 0
     }
 
     /// Finds the expected chains that are part of the prompt.
     fn find_covers(&self, keys: &[BlockKey], scratch: &mut LookupScratch) {
+        let covers = &mut scratch.covers;
+        covers.clear();
         if self.expectations.blocks() == 0 {
             return;
         }
-        let LookupScratch { known, covers, .. } = scratch;
         for (depth, key) in keys.iter().enumerate() {
             if !self.expectations.may_begin(*key) {
                 continue;
             }
             self.expectations.visit(*key, |slot, chain| {
                 // The slot may have passed to another engine since.
-                if known.contains(slot.index) && self.slots.is_current(slot) {
+                if self.slots.is_current(slot) {
                     let common = common_blocks(&keys[depth..], chain, 0);
                     let end_blocks = (depth + common) as u32;
                     covers.push(Cover { slot: slot.index, begin_blocks: depth as u32, end_blocks });

@@ -2,6 +2,7 @@ use smallvec::SmallVec;
 
 use crate::BlockKey;
 use crate::holders::Holders;
+use crate::part::Part;
 
 /// In place of a run's number: none.
 pub(crate) const NO_RUN: u32 = u32::MAX;
@@ -12,47 +13,61 @@ pub(crate) const NO_RUN: u32 = u32::MAX;
 /// `start` says how many blocks were cut off in front; those are its parent's.
 pub(crate) struct Run {
     /// Empty in a run that is free, or that is kept only so that positions in what was cut off stay found.
-    pub(crate) keys: Vec<BlockKey>,
+    pub(crate) keys: SmallVec<[BlockKey; 2]>,
     pub(crate) start: u32,
     /// The run whose last block comes before the first of this one.
     pub(crate) parent: u32,
     /// Runs whose parent this is.
     pub(crate) children: u32,
     /// Those of them that are empty.
-    pub(crate) empty_children: Vec<u32>,
+    pub(crate) empty_children: EmptyRuns,
     /// Who holds all blocks.
     full: Holders,
     /// Who holds some.
-    parts: Vec<Part>,
+    parts: SmallVec<[Part; 1]>,
 }
 
-/// Which blocks of a run one slot holds: at least one, and not all.
-struct Part {
-    slot: u32,
-    bits: Bits,
-}
+/// Numbers of runs; there rarely are any.
+#[derive(Default)]
+pub(crate) struct EmptyRuns(
+    #[expect(clippy::box_collection, reason = "most runs have none")] Option<Box<Vec<u32>>>,
+);
 
-/// One bit per block of the run.
-type Bits = SmallVec<[u64; 2]>;
+/// A run with more holders than this isn't added to: its holders would all have to be told apart.
+const MOST_HOLDERS_THAT_GROW: usize = 4;
+
+impl EmptyRuns {
+    pub(crate) fn push(&mut self, id: u32) {
+        self.0.get_or_insert_default().push(id);
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<u32> {
+        self.0.map(|runs| *runs).unwrap_or_default()
+    }
+
+    fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |runs| runs.len())
+    }
+}
 
 impl Default for Run {
     /// A run that is free.
     fn default() -> Self {
         Self {
-            keys: Vec::new(),
+            keys: SmallVec::new(),
             start: 0,
             parent: NO_RUN,
             children: 0,
-            empty_children: Vec::new(),
+            empty_children: EmptyRuns::default(),
             full: Holders::default(),
-            parts: Vec::new(),
+            parts: SmallVec::new(),
         }
     }
 }
 
 impl Run {
     pub(crate) fn new(key: BlockKey, parent: u32, slot: u32) -> Self {
-        let mut run = Self { keys: vec![key], parent, ..Self::default() };
+        let mut run = Self { keys: SmallVec::from_slice(&[key]), parent, ..Self::default() };
         run.full.insert(slot);
         run
     }
@@ -74,71 +89,75 @@ impl Run {
         self.children as usize == self.empty_children.len()
     }
 
-    /// Whether a block of this slot may be added behind the last one: nothing else goes on there, and no other slot
-    /// holds blocks that would have to be told from those it doesn't hold.
+    /// Whether blocks of this slot, which holds the last one, may be added behind it: nothing else goes on there, and
+    /// few hold anything of the run.
     pub(crate) fn takes_more_of(&self, slot: u32) -> bool {
-        let is_only = match self.parts.as_slice() {
-            [] => self.full.is_only(slot),
-            [part] => part.slot == slot && self.full.is_empty(),
-            _ => false,
-        };
-        is_only && self.is_last()
+        let Some(full) = self.full.few() else { return false };
+        let is_holder = || full.contains(&slot) || self.part(slot).is_some();
+        full.len() + self.parts.len() <= MOST_HOLDERS_THAT_GROW && self.is_last() && is_holder()
     }
 
-    /// Adds a block behind the last one, for the only holder.
-    pub(crate) fn push(&mut self, key: BlockKey) {
-        let at = self.keys.len();
-        self.keys.push(key);
-        if let Some(part) = self.parts.first_mut() {
-            set_bit(&mut part.bits, at);
+    /// Adds blocks of a holder behind the last one, which the others don't hold.
+    pub(crate) fn extend(&mut self, slot: u32, keys: &[BlockKey]) {
+        let len = self.len();
+        if self.keys.capacity() - len < keys.len() {
+            // By a quarter, since there are many runs, and each stops growing.
+            self.keys.reserve_exact(keys.len().max(len / 4).max(2));
+        }
+        self.keys.extend_from_slice(keys);
+        let is_full = self.full.contains(slot);
+        if !is_full || !self.full.is_only(slot) {
+            let full = std::mem::take(&mut self.full);
+            let others = full.few().unwrap_or_default().iter().filter(|other| **other != slot);
+            self.parts.extend(others.map(|other| Part::leading(*other, len)));
+            if is_full {
+                self.full.insert(slot);
+            }
+        }
+        if let Some(place) = self.place_of_part(slot) {
+            self.parts[place].insert(len, self.keys.len());
+            self.promote_part(place);
         }
     }
 
     pub(crate) fn holds(&self, slot: u32, at: usize) -> bool {
-        let in_part = || self.part(slot).is_some_and(|part| bit(&part.bits, at));
+        let in_part = || self.part(slot).is_some_and(|part| part.holds(at));
         at < self.len() && (self.full.contains(slot) || in_part())
     }
 
-    /// Notes that the slot holds a block; false if that was noted before.
-    pub(crate) fn insert(&mut self, slot: u32, at: usize) -> bool {
-        if self.full.contains(slot) {
-            return false;
-        }
-        let place = self.parts.iter().position(|part| part.slot == slot).unwrap_or_else(|| {
-            self.parts.push(Part { slot, bits: Bits::new() });
-            self.parts.len() - 1
-        });
-        let Some(part) = self.parts.get_mut(place) else { return false };
-        let is_new = !bit(&part.bits, at);
-        set_bit(&mut part.bits, at);
-        if ones(&part.bits) == self.keys.len() {
-            self.parts.swap_remove(place);
-            self.full.insert(slot);
-        }
-        is_new
-    }
-
-    /// Notes that the slot doesn't hold a block any more, and drops blocks at the end that nobody holds.
-    pub(crate) fn remove(&mut self, slot: u32, at: usize) {
-        let is_end = at + 1 == self.len();
-        if is_end && self.len() > 1 && self.parts.is_empty() && self.takes_more_of(slot) {
-            self.keys.pop();
+    /// Notes that the slot holds the blocks `from..to`.
+    pub(crate) fn insert(&mut self, slot: u32, from: usize, to: usize) {
+        if from >= to || self.full.contains(slot) {
             return;
         }
+        if from == 0 && to == self.len() {
+            self.parts.retain(|part| part.slot != slot);
+            self.full.insert(slot);
+            return;
+        }
+        let place = self.place_of_part(slot).unwrap_or_else(|| {
+            self.parts.push(Part::leading(slot, 0));
+            self.parts.len() - 1
+        });
+        self.parts[place].insert(from, to);
+        self.promote_part(place);
+    }
+
+    /// Notes that the slot doesn't hold the blocks `from..to` any more, and drops blocks at the end that nobody holds.
+    pub(crate) fn remove(&mut self, slot: u32, from: usize, to: usize) {
         if self.full.remove(slot) {
-            if self.len() > 1 {
-                let mut bits = Bits::new();
-                (0..self.len()).filter(|other| *other != at).for_each(|other| set_bit(&mut bits, other));
-                self.parts.push(Part { slot, bits });
+            if from > 0 || to < self.len() {
+                let mut part = Part::leading(slot, self.len());
+                part.remove(from, to);
+                self.parts.push(part);
             }
-        } else if let Some(place) = self.parts.iter().position(|part| part.slot == slot) {
-            let part = &mut self.parts[place];
-            clear_bit(&mut part.bits, at);
-            if ones(&part.bits) == 0 {
+        } else if let Some(place) = self.place_of_part(slot) {
+            self.parts[place].remove(from, to);
+            if self.parts[place].is_empty() {
                 self.parts.swap_remove(place);
             }
         }
-        if is_end {
+        if to == self.len() {
             self.drop_end();
         }
     }
@@ -159,12 +178,14 @@ impl Run {
         if !self.is_last() || !self.full.is_empty() {
             return;
         }
-        let is_held = |at: usize| self.parts.iter().any(|part| bit(&part.bits, at));
-        let kept = (1..self.len()).rev().find(|at| is_held(*at)).map_or(1, |last| last + 1);
-        if kept == self.len() {
+        let kept = self.parts.iter().map(Part::end).max().unwrap_or(0).max(1);
+        if kept >= self.len() {
             return;
         }
         self.keys.truncate(kept);
+        if self.keys.spilled() && self.keys.capacity() > 2 * kept + 4 {
+            self.keys.shrink_to_fit();
+        }
         self.promote();
     }
 
@@ -173,7 +194,7 @@ impl Run {
         let len = self.keys.len();
         let full = &mut self.full;
         self.parts.retain(|part| {
-            let is_full = ones(&part.bits) == len;
+            let is_full = part.is_full(len);
             if is_full {
                 full.insert(part.slot);
             }
@@ -181,30 +202,31 @@ impl Run {
         });
     }
 
+    fn promote_part(&mut self, place: usize) {
+        if self.parts[place].is_full(self.keys.len()) {
+            let part = self.parts.swap_remove(place);
+            self.full.insert(part.slot);
+        }
+    }
+
     /// Cuts the blocks before `at` off and returns them as a run that comes before this one; the caller makes it the
     /// parent.
     pub(crate) fn split(&mut self, at: usize) -> Self {
-        let rest = self.keys.split_off(at);
+        let rest = SmallVec::from_slice(&self.keys[at..]);
         let mut front = Self {
             keys: std::mem::replace(&mut self.keys, rest),
             start: self.start,
             parent: self.parent,
             children: 1,
-            empty_children: Vec::new(),
+            empty_children: EmptyRuns::default(),
             full: self.full.clone(),
-            parts: Vec::new(),
+            parts: SmallVec::new(),
         };
+        front.keys.truncate(at);
         front.keys.shrink_to_fit();
         self.start += at as u32;
-        for part in &mut self.parts {
-            let mut bits: Bits = part.bits.clone();
-            truncate_bits(&mut bits, at);
-            if ones(&bits) > 0 {
-                front.parts.push(Part { slot: part.slot, bits });
-            }
-            skip_bits(&mut part.bits, at);
-        }
-        self.parts.retain(|part| ones(&part.bits) > 0);
+        front.parts.extend(self.parts.iter_mut().map(|part| part.split(at)).filter(|part| !part.is_empty()));
+        self.parts.retain(|part| !part.is_empty());
         self.promote();
         front.promote();
         front
@@ -215,7 +237,7 @@ impl Run {
         if self.full.contains(slot) {
             return self.len().saturating_sub(at);
         }
-        self.part(slot).map_or(0, |part| ones_from(&part.bits, at))
+        self.part(slot).map_or(0, |part| part.row(at))
     }
 
     /// The slots that hold all blocks.
@@ -225,69 +247,15 @@ impl Run {
 
     /// The slots that hold some, each with how many from the first on.
     pub(crate) fn partly(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.parts.iter().map(|part| (part.slot, ones_from(&part.bits, 0) as u32))
+        self.parts.iter().map(|part| (part.slot, part.row(0) as u32))
     }
 
-    fn part(&self, slot: u32) -> Option<&Part> {
+    pub(crate) fn part(&self, slot: u32) -> Option<&Part> {
         self.parts.iter().find(|part| part.slot == slot)
     }
-}
 
-fn bit(bits: &Bits, at: usize) -> bool {
-    bits.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
-}
-
-fn set_bit(bits: &mut Bits, at: usize) {
-    if bits.len() <= at / 64 {
-        bits.resize(at / 64 + 1, 0);
-    }
-    bits[at / 64] |= 1 << (at % 64);
-}
-
-fn clear_bit(bits: &mut Bits, at: usize) {
-    if let Some(word) = bits.get_mut(at / 64) {
-        *word &= !(1 << (at % 64));
-    }
-}
-
-fn ones(bits: &Bits) -> usize {
-    bits.iter().map(|word| word.count_ones() as usize).sum()
-}
-
-/// How many bits in a row are set from `at` on.
-fn ones_from(bits: &Bits, at: usize) -> usize {
-    let Some(first) = bits.get(at / 64) else { return 0 };
-    let offset = at % 64;
-    let mut count = (first >> offset).trailing_ones() as usize;
-    if count < 64 - offset {
-        return count;
-    }
-    for word in &bits[at / 64 + 1..] {
-        count += word.trailing_ones() as usize;
-        if *word != u64::MAX {
-            break;
-        }
-    }
-    count
-}
-
-/// Keeps the bits before `at`.
-fn truncate_bits(bits: &mut Bits, at: usize) {
-    bits.truncate(at.div_ceil(64));
-    if let Some(last) = bits.get_mut(at / 64) {
-        *last &= (1 << (at % 64)) - 1;
-    }
-}
-
-/// Drops the bits before `at`.
-fn skip_bits(bits: &mut Bits, at: usize) {
-    bits.drain(..(at / 64).min(bits.len()));
-    let shift = at % 64;
-    if shift > 0 {
-        for index in 0..bits.len() {
-            let high = bits.get(index + 1).copied().unwrap_or(0);
-            bits[index] = (bits[index] >> shift) | (high << (64 - shift));
-        }
+    fn place_of_part(&self, slot: u32) -> Option<usize> {
+        self.parts.iter().position(|part| part.slot == slot)
     }
 }
 
@@ -323,21 +291,36 @@ mod tests {
         #[test]
         fn behaves_as_sets_of_positions(
             length in 1..150_usize,
-            steps in vec((0..5_u8, 0..4_u32, any::<usize>()), 0..60),
+            steps in vec((0..7_u8, 0..4_u32, any::<usize>()), 0..60),
         ) {
             let key = |position: u32| BlockKey(u64::from(position));
             let mut run = Run::new(key(0), NO_RUN, 0);
-            (1..length as u32).for_each(|position| run.push(key(position)));
+            (1..length as u32).for_each(|position| run.extend(0, &[key(position)]));
             let mut model = Model::from([(0, (0..length as u32).collect())]);
             for (what, slot, at) in steps {
                 let at = at % run.len();
                 let position = run.start + at as u32;
                 match what {
                     0 | 1 => {
-                        let is_new = run.insert(slot, at);
-                        prop_assert_eq!(is_new, model.entry(slot).or_default().insert(position));
+                        let to = run.len().min(at + what as usize * 3 + 1);
+                        run.insert(slot, at, to);
+                        model.entry(slot).or_default().extend(position..position + (to - at) as u32);
                     }
-                    2 if model.entry(slot).or_default().remove(&position) => run.remove(slot, at),
+                    2 if model.entry(slot).or_default().remove(&position) => run.remove(slot, at, at + 1),
+                    // The last one that it holds, with those in a row before it.
+                    4 => if let Some(last) = model.entry(slot).or_default().pop_last() {
+                        let held = model.entry(slot).or_default();
+                        let mut first = last;
+                        while first > run.start && held.remove(&(first - 1)) {
+                            first -= 1;
+                        }
+                        run.remove(slot, (first - run.start) as usize, (last + 1 - run.start) as usize);
+                    },
+                    5 if run.takes_more_of(slot) && run.holds(slot, run.len() - 1) => {
+                        let end = run.start + run.len() as u32;
+                        run.extend(slot, &[key(end), key(end + 1)]);
+                        model.entry(slot).or_default().extend([end, end + 1]);
+                    }
                     3 => {
                         let was_holder = model.remove(&slot).is_some_and(|held| !held.is_empty());
                         prop_assert_eq!(run.remove_holder(slot), was_holder);
@@ -366,13 +349,13 @@ mod tests {
     #[test]
     fn blocks_that_nobody_holds_are_dropped_from_the_end() {
         let mut run = Run::new(BlockKey(0), NO_RUN, 7);
-        (1..200).for_each(|key| run.push(BlockKey(key)));
-        run.insert(9, 100);
-        (101..200).rev().for_each(|at| run.remove(7, at));
+        (1..200).for_each(|key| run.extend(7, &[BlockKey(key)]));
+        run.insert(9, 100, 101);
+        (101..200).rev().for_each(|at| run.remove(7, at, at + 1));
         assert_eq!(run.len(), 101);
-        run.remove(7, 100);
+        run.remove(7, 100, 101);
         assert_eq!(run.len(), 101, "9 holds it");
-        run.remove(9, 100);
+        run.remove(9, 100, 101);
         assert_eq!((run.len(), run.partly().count()), (100, 0), "7 holds all that is left");
         assert!(run.takes_more_of(7) && !run.takes_more_of(9));
     }

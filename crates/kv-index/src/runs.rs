@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use smallvec::SmallVec;
 
 use crate::BlockKey;
+use crate::lookup::common_blocks;
 use crate::run::{NO_RUN, Run};
 
 /// Where a block is. Stays found as long as the slot that was given it holds the block, however runs are split.
@@ -23,7 +25,7 @@ pub(crate) struct Place {
 pub(crate) struct Runs {
     /// By the key of its first block, the number of each run.
     heads: Box<[RwLock<HashMap<BlockKey, u32>>]>,
-    /// Each chunk is twice as large as the one before it, so that a run's number says where it is.
+    /// Four chunks are as large as each other, the next four twice as large, so that a run's number says where it is.
     chunks: Box<[OnceLock<Chunk>]>,
     free: Mutex<FreeRuns>,
     keys: AtomicUsize,
@@ -40,9 +42,10 @@ type Locked<'r> = RwLockWriteGuard<'r, Run>;
 
 /// A power of two.
 const HEAD_SHARDS: usize = 64;
-const FIRST_CHUNK: u32 = 1 << 10;
+/// Runs of the first four chunks.
+const FIRST_RUNS: u32 = 1 << 10;
 /// Enough for all numbers.
-const CHUNKS: usize = 23;
+const CHUNKS: usize = 4 * 23;
 /// How often a reader looks for a run that is being split or replaced before it takes it for gone.
 const TRIES: usize = 8;
 
@@ -64,7 +67,7 @@ impl Runs {
     /// The run that begins with the block, locked for reading.
     pub(crate) fn beginning_with(&self, key: BlockKey) -> Option<RwLockReadGuard<'_, Run>> {
         for _ in 0..TRIES {
-            let id = *self.head_shard(key).read().get(&key)?;
+            let id = self.head(key)?;
             let run = self.run(id).read();
             if run.begins_with(key) {
                 return Some(run);
@@ -126,26 +129,31 @@ impl Runs {
         &self,
         id: u32,
         run: &mut Run,
-        mut at: usize,
-        mut keys: &'k [BlockKey],
+        at: usize,
+        keys: &'k [BlockKey],
         slot: u32,
         held: &mut impl FnMut(Place, bool),
     ) -> (usize, &'k [BlockKey]) {
-        let before = run.len();
-        while let [key, rest @ ..] = keys {
-            let is_new = if at == run.len() && run.takes_more_of(slot) {
-                run.push(*key);
-                true
-            } else if run.keys.get(at) == Some(key) {
-                run.insert(slot, at)
-            } else {
-                break;
-            };
-            held(Place { run: id, position: run.start + at as u32 }, is_new);
-            (at, keys) = (at + 1, rest);
+        let start = run.start;
+        let place = |at: usize| Place { run: id, position: start + at as u32 };
+        let alike = common_blocks(run.keys.get(at..).unwrap_or_default(), keys, 0);
+        let end = at + alike;
+        if run.full().contains(slot) {
+            (at..end).for_each(|at| held(place(at), false));
+        } else {
+            let part = run.part(slot);
+            (at..end).for_each(|at| held(place(at), part.is_none_or(|part| !part.holds(at))));
         }
-        self.keys.fetch_add(run.len() - before, Ordering::Relaxed);
-        (at, keys)
+        run.insert(slot, at, end);
+        let left = &keys[alike..];
+        if left.is_empty() || end < run.len() || !run.takes_more_of(slot) {
+            return (end, left);
+        }
+        run.extend(slot, left);
+        self.keys.fetch_add(left.len(), Ordering::Relaxed);
+        let after = end + left.len();
+        (end..after).for_each(|at| held(place(at), true));
+        (after, &[])
     }
 
     /// Notes that the slot holds the first block of a run, which is made if there is none.
@@ -156,31 +164,34 @@ impl Runs {
         slot: u32,
     ) -> (u32, Locked<'_>, bool) {
         loop {
-            let mut heads = self.head_shard(key).write();
-            match heads.entry(key) {
-                Entry::Vacant(head) => {
-                    let id = self.take();
-                    let mut run = self.run(id).write();
-                    let parent_id = parent.as_ref().map_or(NO_RUN, |(parent, _)| *parent);
-                    *run = Run::new(key, parent_id, slot);
-                    head.insert(id);
-                    if let Some((_, parent)) = &mut parent {
-                        parent.children += 1;
-                    }
-                    self.keys.fetch_add(1, Ordering::Relaxed);
-                    return (id, run, true);
+            // Readers wait for whoever writes to the heads, so that is done for new ones only, and last.
+            if let Some(id) = self.head(key) {
+                let mut run = self.run(id).write();
+                if run.begins_with(key) {
+                    let is_new = !run.holds(slot, 0);
+                    run.insert(slot, 0, 1);
+                    return (id, run, is_new);
                 }
-                Entry::Occupied(head) => {
-                    let id = *head.get();
-                    drop(heads);
-                    let mut run = self.run(id).write();
-                    if run.begins_with(key) {
-                        let is_new = run.insert(slot, 0);
-                        return (id, run, is_new);
-                    }
-                    // It was split or freed in between.
-                }
+                // It was split or freed in between.
+                continue;
             }
+            let id = self.take();
+            let mut run = self.run(id).write();
+            let parent_id = parent.as_ref().map_or(NO_RUN, |(parent, _)| *parent);
+            *run = Run::new(key, parent_id, slot);
+            if let Entry::Vacant(head) = self.head_shard(key).write().entry(key) {
+                head.insert(id);
+            } else {
+                *run = Run::default();
+                drop(run);
+                self.give_back(id, Vec::new());
+                continue;
+            }
+            if let Some((_, parent)) = &mut parent {
+                parent.children += 1;
+            }
+            self.keys.fetch_add(1, Ordering::Relaxed);
+            return (id, run, true);
         }
     }
 
@@ -203,10 +214,28 @@ impl Runs {
     pub(crate) fn release(&self, place: Place, slot: u32) -> Option<BlockKey> {
         let (id, mut run, at) = self.locked(place);
         let (key, before) = (run.keys.get(at).copied(), run.len());
-        run.remove(slot, at);
+        run.remove(slot, at, at + 1);
         self.keys.fetch_sub(before - run.len(), Ordering::Relaxed);
         self.tidy(id, run);
         key
+    }
+
+    /// Notes that the slot doesn't hold blocks any more that it held. Cheapest from the last to the first.
+    pub(crate) fn release_all(&self, places: &[Place], slot: u32) {
+        let mut rest = places;
+        while let [first, others @ ..] = rest {
+            let before = |(last, place): (u32, &Place)| {
+                place.run == first.run && place.position + last == first.position
+            };
+            let row = (1..).zip(others).take_while(|(last, place)| before((*last, place))).count();
+            let (id, mut run, at) = self.locked(*first);
+            let from = at.saturating_sub(row);
+            let blocks = run.len();
+            run.remove(slot, from, at + 1);
+            self.keys.fetch_sub(blocks - run.len(), Ordering::Relaxed);
+            self.tidy(id, run);
+            rest = &others[at - from..];
+        }
     }
 
     /// Takes the slot out of the run where a block is or was that it held. For a slot that is to hold nothing.
@@ -238,12 +267,12 @@ impl Runs {
             let (parent, cut_off) = (run.parent, run.start > 0);
             if cut_off {
                 // Positions in what was cut off may still be looked for here.
-                run.keys = Vec::new();
+                run.keys = SmallVec::new();
                 drop(run);
             } else {
                 let empty_children = std::mem::take(&mut *run).empty_children;
                 drop(run);
-                self.give_back(id, empty_children);
+                self.give_back(id, empty_children.into_vec());
             }
             if parent == NO_RUN {
                 return;
@@ -273,17 +302,24 @@ impl Runs {
         }
     }
 
+    /// The number of the run that begins with the block, for now.
+    fn head(&self, key: BlockKey) -> Option<u32> {
+        self.head_shard(key).read().get(&key).copied()
+    }
+
     fn head_shard(&self, key: BlockKey) -> &RwLock<HashMap<BlockKey, u32>> {
         // Bits that the maps inside hash anyway; any will do.
         &self.heads[(key.0 >> 32) as usize % HEAD_SHARDS]
     }
 
     fn run(&self, id: u32) -> &RwLock<Run> {
-        let numbered = u64::from(id) + u64::from(FIRST_CHUNK);
-        let chunk = numbered.ilog2() - FIRST_CHUNK.ilog2();
-        let size = u64::from(FIRST_CHUNK) << chunk;
-        let runs = self.chunks[chunk as usize].get_or_init(|| (0..size).map(|_| RwLock::default()).collect());
-        &runs[(numbered - size) as usize]
+        let numbered = u64::from(id) + u64::from(FIRST_RUNS);
+        let octave = numbered.ilog2();
+        let size = 1_u64 << (octave - 2);
+        let quarter = numbered / size - 4;
+        let chunk = 4 * (octave - FIRST_RUNS.ilog2()) as usize + quarter as usize;
+        let runs = self.chunks[chunk].get_or_init(|| (0..size).map(|_| RwLock::default()).collect());
+        &runs[(numbered % size) as usize]
     }
 
     /// The number of a free run.
@@ -300,7 +336,7 @@ impl Runs {
         let mut rest = empty;
         while let Some(next) = rest.pop() {
             let freed = std::mem::take(&mut *self.run(next).write());
-            rest.extend(freed.empty_children);
+            rest.extend(freed.empty_children.into_vec());
             self.free.lock().returned.push(next);
         }
         self.free.lock().returned.push(id);

@@ -17,6 +17,10 @@ pub struct EngineSlot {
 /// lookup has seen no block of another engine and none from before a reset.
 pub(crate) struct Slots {
     states: Box<[AtomicU64]>,
+    /// Counts the changes of all states, each before it is made.
+    changes: AtomicU64,
+    /// Slots that were ever taken: their indices are below it.
+    used: AtomicU32,
     block_sizes_tokens: Box<[AtomicU32]>,
     free: Mutex<FreeSlots>,
 }
@@ -33,6 +37,8 @@ const GENERATION_SHIFT: u32 = 32;
 impl Slots {
     pub(crate) fn new(max_engines: u32) -> Self {
         Self {
+            changes: AtomicU64::new(0),
+            used: AtomicU32::new(0),
             states: (0..max_engines).map(|_| AtomicU64::new(HIDDEN)).collect(),
             block_sizes_tokens: (0..max_engines).map(|_| AtomicU32::new(0)).collect(),
             free: Mutex::new(FreeSlots { returned: Vec::new(), next_unused: 0 }),
@@ -56,12 +62,14 @@ impl Slots {
             Some(index) => index,
             None if free.next_unused < self.capacity() => {
                 free.next_unused += 1;
+                self.used.store(free.next_unused, Ordering::Release);
                 free.next_unused - 1
             }
             None => return None,
         };
         let state = self.states.get(index as usize)?;
         let generation = (state.load(Ordering::Acquire) >> GENERATION_SHIFT) as u32;
+        self.changes.fetch_add(1, Ordering::AcqRel);
         state.store(u64::from(generation) << GENERATION_SHIFT, Ordering::Release);
         Some(EngineSlot { index, generation })
     }
@@ -95,6 +103,7 @@ impl Slots {
     fn update(&self, slot: EngineSlot, next: impl Fn(u64) -> u64) {
         if let Some(state) = self.states.get(slot.index as usize) {
             // Only the slot's owner writes.
+            self.changes.fetch_add(1, Ordering::AcqRel);
             state.store(next(state.load(Ordering::Acquire)), Ordering::Release);
         }
     }
@@ -103,6 +112,18 @@ impl Slots {
     pub(crate) fn visible_state(&self, slot: EngineSlot) -> Option<u64> {
         let state = self.states.get(slot.index as usize)?.load(Ordering::Acquire);
         (state & HIDDEN == 0 && state >> GENERATION_SHIFT == u64::from(slot.generation)).then_some(state)
+    }
+
+    /// How often any slot's state has changed. Who finds the same number before it reads blocks and after it read
+    /// states has seen no block that is void by a state that it read: what voids blocks takes them out between two
+    /// changes.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// All slots' indices are below this number.
+    pub(crate) fn used(&self) -> u32 {
+        self.used.load(Ordering::Acquire)
     }
 
     /// Whether the slot still belongs to the engine, hidden or not.
