@@ -42,3 +42,11 @@ custom: ## The template of a scorer crate (deploy/custom) by itself, against the
 .PHONY: bench
 bench: setup ## What each step costs, as ratios to bare baselines; writes target/bench/summary.json.
 	$(CARGO) run --locked --profile $(PROFILE) -p warmroute-benches --bin warmroute-bench
+
+# A workspace of its own, because Dynamo's crate pins an older tokio.
+DYNAMO = --locked --release --manifest-path benches/dynamo/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)/dynamo
+
+.PHONY: bench-dynamo
+bench-dynamo: ## The KV index beside NVIDIA Dynamo's, in one process; 20 minutes and 4 GiB on 2 cores.
+	$(CARGO) run $(DYNAMO) --bin dynamo-duel -- --10m
+	$(CARGO) run $(DYNAMO) --bin memory
