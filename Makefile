@@ -47,6 +47,6 @@ bench: setup ## What each step costs, as ratios to bare baselines; writes target
 DYNAMO = --locked --release --manifest-path benches/dynamo/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)/dynamo
 
 .PHONY: bench-dynamo
-bench-dynamo: ## The KV index beside NVIDIA Dynamo's, in one process; 20 minutes and 4 GiB on 2 cores.
+bench-dynamo: ## The KV index beside NVIDIA Dynamo's, in one process.
 	$(CARGO) run $(DYNAMO) --bin dynamo-duel -- --10m
 	$(CARGO) run $(DYNAMO) --bin memory
