@@ -64,6 +64,7 @@ impl Subject for Ours {
                 lora_id: None,
                 lora_name: None,
                 cache_salt: None,
+                ..BlocksStored::default()
                 medium: Medium::Gpu,
                 extra_keys: Vec::new(),
                 group: Some(0),

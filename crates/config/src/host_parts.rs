@@ -190,7 +190,7 @@ const PARTS: &[HostPart] = &[
             is("doubtfulMatchWeight", "0.5"),
             is("kvEventsConfig.topicFilter", ""),
             is("kvEventsConfig.concurrency", "4"),
-            is("kvEventsConfig.engineType", "vllm"),
+            unused("kvEventsConfig.engineType"),
             is("kvEventsConfig.discoverPods", "true"),
             not_set("kvEventsConfig.podDiscoveryConfig.socketPort"),
             not_set("kvEventsConfig.podDiscoveryConfig.replaySocketPort"),

@@ -2,6 +2,7 @@ use crate::event_batch::{
     BlocksRemoved, BlocksStored, EventBatch, ExtraKey, KvEvent, Medium, SkippedEvents, SpecKind,
 };
 use crate::msgpack::{Kind, Reader};
+use crate::token_pairs::{first_of_pairs, longest_lookahead};
 use crate::{DecodeError, EngineHash};
 
 /// What a batch may contain. The defaults are far above what engines send; they bound the memory that a hostile
@@ -24,8 +25,8 @@ impl Default for DecodeLimits {
 
 /// Decodes one payload: `[ts, [event, …], data_parallel_rank, …]` in msgpack.
 ///
-/// Understood are the events of vLLM 0.10.0 to 0.33 (arrays up to 0.23, maps from 0.24 on, told apart per event) and
-/// of SGLang (arrays). Fields of array events go by position, those of map events by name; what is unknown or added
+/// Understood are the events of vLLM 0.10.0 to 0.33 (arrays up to 0.23, maps from 0.24 on) and of SGLang 0.4.6 to
+/// 0.5.23 (arrays, later maps), told apart per event; nobody has to say which engine it is. Fields of array events go by position, those of map events by name; what is unknown or added
 /// later is stepped over. Layouts: `distributed/kv_events.py` in vLLM's wheels, `disaggregation/kv_events.py` in
 /// SGLang.
 ///
@@ -144,6 +145,8 @@ struct Fields {
     group: Option<u32>,
     spec_kind: Option<SpecKind>,
     sliding_window_tokens: Option<u32>,
+    lookahead_tokens: u32,
+    next_token: Option<u32>,
 }
 
 impl Fields {
@@ -169,6 +172,8 @@ impl Fields {
             sliding_window_tokens: self.sliding_window_tokens,
             extra_keys: self.extra_keys,
             cache_salt: self.cache_salt,
+            lookahead_tokens: self.lookahead_tokens,
+            next_token: self.next_token,
         }))
     }
 
@@ -183,7 +188,7 @@ impl Fields {
         match (tag, position) {
             (Tag::Stored | Tag::Removed, 1) => self.hashes = Some(read_hashes(reader, blocks_left)?),
             (Tag::Stored, 2) => self.parent = read_parent(reader)?,
-            (Tag::Stored, 3) => self.token_ids = Some(read_token_ids(reader)?),
+            (Tag::Stored, 3) => self.read_token_ids(reader)?,
             (Tag::Stored, 4) => self.block_size_tokens = Some(reader.u32("block_size")?),
             (Tag::Stored, 5) => self.lora_id = read_optional(reader, |reader| reader.i64("lora_id"))?,
             (Tag::Stored, 6) | (Tag::Removed, 2) => self.medium = read_medium(reader)?,
@@ -221,7 +226,7 @@ impl Fields {
         match name {
             b"block_hashes" => self.hashes = Some(read_hashes(reader, blocks_left)?),
             b"parent_block_hash" => self.parent = read_parent(reader)?,
-            b"token_ids" => self.token_ids = Some(read_token_ids(reader)?),
+            b"token_ids" => self.read_token_ids(reader)?,
             b"block_size" => self.block_size_tokens = Some(reader.u32("block_size")?),
             b"lora_id" => self.lora_id = read_optional(reader, |reader| reader.i64("lora_id"))?,
             b"medium" => self.medium = read_medium(reader)?,
@@ -231,8 +236,24 @@ impl Fields {
             b"group_idx" => self.group = read_optional(reader, |reader| reader.u32("group_idx"))?,
             b"kv_cache_spec_kind" => self.spec_kind = read_spec_kind(reader)?,
             b"kv_cache_spec_sliding_window" => self.sliding_window_tokens = read_sliding_window(reader)?,
+            b"lookahead_token_ids" => {
+                self.lookahead_tokens = self.lookahead_tokens.max(longest_lookahead(reader)?);
+            }
             _ => reader.skip("event field")?,
         }
+        Ok(())
+    }
+
+    fn read_token_ids(&mut self, reader: &mut Reader<'_>) -> Result<(), DecodeError> {
+        let count = reader.array("token_ids")?;
+        let mut tokens = Vec::new();
+        if count > 0 && reader.kind("token id")? == Kind::Array {
+            self.next_token = first_of_pairs(reader, count, &mut tokens)?;
+            self.lookahead_tokens = self.lookahead_tokens.max(1);
+        } else {
+            reader.token_ids(count, &mut tokens)?;
+        }
+        self.token_ids = Some(tokens);
         Ok(())
     }
 }
@@ -320,13 +341,6 @@ fn read_hashes(reader: &mut Reader<'_>, blocks_left: &mut usize) -> Result<Vec<E
 
 fn read_parent(reader: &mut Reader<'_>) -> Result<Option<EngineHash>, DecodeError> {
     read_optional(reader, read_hash)
-}
-
-fn read_token_ids(reader: &mut Reader<'_>) -> Result<Vec<u32>, DecodeError> {
-    let count = reader.array("token_ids")?;
-    let mut tokens = Vec::new();
-    reader.token_ids(count, &mut tokens)?;
-    Ok(tokens)
 }
 
 /// Empty if nil or if every entry is nil, so that the usual event costs no allocation.

@@ -80,10 +80,11 @@ pub enum DecodeError {
         /// Where the event starts.
         offset: usize,
     },
-    /// Token pairs instead of tokens (SGLang with EAGLE drafting): no prompt has such blocks.
-    #[error("token ids at byte {offset} are pairs, which can't be matched with prompts")]
+    /// Token pairs (SGLang with EAGLE drafting) of which one doesn't begin with the token that the one before it ends
+    /// with, lists of other lengths, or pairs among tokens: no prompt has such blocks.
+    #[error("token ids at byte {offset} are not a row of overlapping pairs")]
     TokenPairs {
-        /// Where the first pair starts.
+        /// Where the first pair that doesn't fit starts.
         offset: usize,
     },
     /// Bytes after the batch.

@@ -31,7 +31,7 @@ pub enum KvEvent {
 /// **The hash list and the token list need not line up.** They do (one block of `block_size_tokens` tokens per hash)
 /// only when `token_ids.len() == hashes.len() * block_size_tokens`; sliding-window groups announce fewer hashes than
 /// their tokens span, and tier-only announcements carry no tokens at all.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct BlocksStored {
     /// The engine's names of the blocks, first block first.
     pub hashes: Vec<EngineHash>,
@@ -59,6 +59,12 @@ pub struct BlocksStored {
     /// The cache salt, where the engine sends it as a field of its own (SGLang). vLLM sends it in the first block's
     /// `extra_keys` instead.
     pub cache_salt: Option<Arc<str>>,
+    /// How many tokens after its own a block depends on: 1 where SGLang names blocks by pairs of tokens, the length of
+    /// `lookahead_token_ids` in vLLM 0.33 and later, else 0. A prompt finds a block only if it goes on with the same
+    /// tokens, so blocks of equal tokens have several names.
+    pub lookahead_tokens: u32,
+    /// The token after the last block, where the engine names blocks by pairs.
+    pub next_token: Option<u32>,
 }
 
 /// Blocks that an engine evicted; one physical copy each.

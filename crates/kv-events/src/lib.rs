@@ -16,6 +16,7 @@ mod event_batch;
 mod live_message;
 mod msgpack;
 mod replay;
+mod token_pairs;
 mod trust;
 pub mod zmtp;
 

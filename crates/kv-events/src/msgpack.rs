@@ -308,7 +308,7 @@ impl<'a> Reader<'a> {
         self.take(what, offset, payload + 1).map(drop)
     }
 
-    /// Appends `count` token ids. A pair in place of a token is its own error.
+    /// Appends `count` token ids. A list among them is its own error.
     #[inline]
     pub(crate) fn token_ids(&mut self, count: usize, tokens: &mut Vec<u32>) -> Result<(), DecodeError> {
         const WHAT: &str = "token id";

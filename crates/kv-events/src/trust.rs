@@ -60,6 +60,8 @@ pub enum TrustReason {
     OtherTiers,
     /// Partial: it has kinds of attention, or several cache groups, for which nothing is claimed.
     UnsupportedGroups,
+    /// Partial: it names a block by the tokens of the block alone (SGLang before 0.5.6), so nothing is claimed.
+    UnchainedHashes,
     /// Partial: the index was full.
     IndexFull,
     /// Doubtful: batches are missing.
@@ -100,6 +102,7 @@ impl TrustReason {
             Self::UnreadableStores => "unreadable-stores",
             Self::OtherTiers => "other-tiers",
             Self::UnsupportedGroups => "unsupported-groups",
+            Self::UnchainedHashes => "unchained-hashes",
             Self::IndexFull => "index-full",
             Self::Gap => "gap",
             Self::QueueOverflow => "queue-overflow",
@@ -145,6 +148,8 @@ pub struct ApplyFacts {
     pub other_tiers: bool,
     /// Events were of groups for which nothing is claimed.
     pub unsupported_groups: bool,
+    /// The engine's names of blocks don't say what comes before them.
+    pub unchained_hashes: bool,
     /// Blocks were left out because the index is full.
     pub refused_blocks: bool,
 }

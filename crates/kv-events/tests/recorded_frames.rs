@@ -98,6 +98,7 @@ fn expected_event(event: &Value, fields: &[String]) -> KvEvent {
             sliding_window_tokens: number("kv_cache_spec_sliding_window"),
             extra_keys: extra_keys(get("extra_keys")),
             cache_salt: None,
+            ..BlocksStored::default()
         }),
         "BlockRemoved" => KvEvent::Removed(BlocksRemoved {
             hashes: hashes(),

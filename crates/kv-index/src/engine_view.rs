@@ -10,6 +10,7 @@ use warmroute_kv_events::{
 
 use crate::block_keys::{Adapter, KeyBuffer, KeyChain, chain_seed};
 use crate::block_names::BlockNames;
+use crate::unchained_hash::is_unchained;
 use crate::runs::Place;
 use crate::{BlockKey, EngineSlot, KvIndex};
 
@@ -43,6 +44,8 @@ pub struct Applied {
     /// Events left out because the engine has a kind of attention, or several groups, for which held blocks don't say
     /// what is reusable.
     pub unsupported_groups: u64,
+    /// Stores left out because the engine names a block by its own tokens alone.
+    pub unchained_hashes: u64,
     /// Blocks left out because the index is full.
     pub refused_blocks: u64,
     /// Copies announced with other tokens (or LoRA, salt, media) than the first time.
@@ -67,6 +70,7 @@ impl Applied {
                 > 0,
             other_tiers: self.other_media > 0,
             unsupported_groups: self.unsupported_groups > 0,
+            unchained_hashes: self.unchained_hashes > 0,
             refused_blocks: self.refused_blocks > 0,
         }
     }
@@ -87,6 +91,7 @@ impl AddAssign for Applied {
         self.other_block_sizes += other.other_block_sizes;
         self.other_media += other.other_media;
         self.unsupported_groups += other.unsupported_groups;
+        self.unchained_hashes += other.unchained_hashes;
         self.refused_blocks += other.refused_blocks;
         self.key_conflicts += other.key_conflicts;
         self.malformed += other.malformed;
@@ -109,6 +114,10 @@ pub struct EngineView {
     shared_keys: HashMap<BlockKey, u32>,
     /// 0 until known.
     block_size_tokens: u32,
+    /// The longest announced.
+    lookahead_tokens: u32,
+    /// Set by the first store: whether its names say what comes before a block.
+    is_unchained: Option<bool>,
     groups: Groups,
     /// Whether the engine has announced a cached prefix again.
     announces_again: bool,
@@ -152,6 +161,8 @@ impl EngineView {
             key_buffer: Box::new(KeyBuffer::EMPTY),
             shared_keys: HashMap::new(),
             block_size_tokens: 0,
+            lookahead_tokens: 0,
+            is_unchained: None,
             groups: Groups::None,
             announces_again: false,
         }
@@ -167,9 +178,10 @@ impl EngineView {
         self.blocks.len()
     }
 
-    /// Whether the engine announced groups for which nothing is claimed (sliding windows, Mamba, several groups).
+    /// Whether the engine announced what nothing is claimed for: groups (sliding windows, Mamba, several groups), or
+    /// names of blocks that don't say what comes before them.
     pub fn is_unsupported(&self) -> bool {
-        self.groups == Groups::Unsupported
+        self.groups == Groups::Unsupported || self.is_unchained == Some(true)
     }
 
     /// Applies the events of one batch, in order.
@@ -203,6 +215,9 @@ impl EngineView {
             self.index.slots.show(self.slot);
         }
         self.block_size_tokens = 0;
+        self.lookahead_tokens = 0;
+        self.index.slots.set_lookahead(self.slot, 0);
+        self.is_unchained = None;
     }
 
     fn purge(&mut self) {
@@ -235,7 +250,7 @@ impl EngineView {
     fn store(&mut self, stored: &BlocksStored, applied: &mut Applied) {
         if !stored.medium.is_gpu() {
             applied.other_media += 1;
-        } else if self.is_unsupported() {
+        } else if self.groups == Groups::Unsupported {
             applied.unsupported_groups += 1;
         } else if stored.token_ids.is_empty() || stored.block_size_tokens == 0 {
             applied.stores_without_tokens += 1;
@@ -245,6 +260,8 @@ impl EngineView {
             applied.uneven_stores += 1;
         } else if self.block_size_tokens != 0 && self.block_size_tokens != stored.block_size_tokens {
             applied.other_block_sizes += 1;
+        } else if *self.is_unchained.get_or_insert_with(|| is_unchained(stored)) {
+            applied.unchained_hashes += 1;
         } else if let Some(start) = self.chain_start(stored) {
             self.store_chain(stored, &start, applied);
         } else {
@@ -256,6 +273,10 @@ impl EngineView {
         if self.block_size_tokens == 0 {
             self.block_size_tokens = stored.block_size_tokens;
             self.index.slots.set_block_size(self.slot, stored.block_size_tokens);
+        }
+        if stored.lookahead_tokens > self.lookahead_tokens {
+            self.lookahead_tokens = stored.lookahead_tokens;
+            self.index.slots.set_lookahead(self.slot, stored.lookahead_tokens);
         }
         let mut chain = KeyChain::after(start.key);
         let (mut place, mut is_broken) = (start.place, false);
@@ -353,6 +374,9 @@ impl EngineView {
     fn remove(&mut self, removed: &BlocksRemoved, applied: &mut Applied) {
         if !removed.medium.is_gpu() {
             applied.other_media += 1;
+            return;
+        }
+        if self.is_unchained == Some(true) {
             return;
         }
         if self.groups != Groups::One(removed.group) && self.groups != Groups::None {

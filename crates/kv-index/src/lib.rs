@@ -25,6 +25,7 @@ mod run;
 mod runs;
 mod sent_order;
 mod slots;
+mod unchained_hash;
 pub mod vllm_hash;
 
 pub use approximate_index::{ApproximateExtras, ApproximateIndex, SentBlocks, approximate_keys};

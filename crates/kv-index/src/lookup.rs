@@ -130,6 +130,28 @@ impl KvIndex {
         if self.slots.changes() != changes {
             self.lookup_during_changes(keys, slots, scratch, matches);
         }
+        if self.slots.has_lookahead() {
+            self.claim_less(keys.len() as u32, slots, matches);
+        }
+    }
+
+    /// Some engines find a block only for a prompt that goes on with certain `lookahead` tokens after it, which our
+    /// keys don't hold. Those of a block that another held one follows are its first tokens, so what is left of the
+    /// match without its last ⌈lookahead / block size⌉ blocks is found for certain. What is never found are blocks
+    /// whose lookahead would reach the prompt's last token.
+    #[cold]
+    fn claim_less(&self, prompt_blocks: u32, slots: &[EngineSlot], matches: &mut [Match]) {
+        for (slot, row) in slots.iter().zip(matches) {
+            let (lookahead, size) = (self.slots.lookahead(*slot), self.slots.block_size(*slot));
+            if let Some(size) = size.filter(|_| lookahead > 0) {
+                let (lost, unreachable) = (lookahead.div_ceil(size), (lookahead + 1).div_ceil(size));
+                let found = |blocks: u32| {
+                    blocks.saturating_sub(lost).min(prompt_blocks.saturating_sub(unreachable))
+                };
+                row.known_blocks = found(row.known_blocks);
+                row.expected_blocks = found(row.expected_blocks);
+            }
+        }
     }
 
     /// The same while engines come, go or are reset: each slot's state is compared with what it was.

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -22,6 +22,10 @@ pub(crate) struct Slots {
     /// Slots that were ever taken: their indices are below it.
     used: AtomicU32,
     block_sizes_tokens: Box<[AtomicU32]>,
+    /// How many tokens after its own a block of the slot's engine depends on.
+    lookaheads_tokens: Box<[AtomicU32]>,
+    /// Whether any engine ever had a lookahead; spares the others a look.
+    has_lookahead: AtomicBool,
     free: Mutex<FreeSlots>,
 }
 
@@ -41,6 +45,8 @@ impl Slots {
             used: AtomicU32::new(0),
             states: (0..max_engines).map(|_| AtomicU64::new(HIDDEN)).collect(),
             block_sizes_tokens: (0..max_engines).map(|_| AtomicU32::new(0)).collect(),
+            lookaheads_tokens: (0..max_engines).map(|_| AtomicU32::new(0)).collect(),
+            has_lookahead: AtomicBool::new(false),
             free: Mutex::new(FreeSlots { returned: Vec::new(), next_unused: 0 }),
         }
     }
@@ -92,6 +98,7 @@ impl Slots {
     /// [`Self::give_back`].
     pub(crate) fn retire(&self, slot: EngineSlot) {
         self.set_block_size(slot, 0);
+        self.set_lookahead(slot, 0);
         self.update(slot, |_| (u64::from(slot.generation.wrapping_add(1)) << GENERATION_SHIFT) | HIDDEN);
     }
 
@@ -137,6 +144,24 @@ impl Slots {
         if let Some(size) = self.block_sizes_tokens.get(slot.index as usize) {
             size.store(block_size_tokens, Ordering::Release);
         }
+    }
+
+    pub(crate) fn set_lookahead(&self, slot: EngineSlot, tokens: u32) {
+        if let Some(lookahead) = self.lookaheads_tokens.get(slot.index as usize) {
+            lookahead.store(tokens, Ordering::Release);
+            self.has_lookahead.fetch_or(tokens > 0, Ordering::AcqRel);
+        }
+    }
+
+    pub(crate) fn has_lookahead(&self) -> bool {
+        self.has_lookahead.load(Ordering::Acquire)
+    }
+
+    /// How many tokens after its own a block of the engine depends on.
+    pub(crate) fn lookahead(&self, slot: EngineSlot) -> u32 {
+        self.lookaheads_tokens
+            .get(slot.index as usize)
+            .map_or(0, |lookahead| lookahead.load(Ordering::Acquire))
     }
 
     /// The block size that the engine has announced, in tokens.

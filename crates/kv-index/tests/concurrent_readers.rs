@@ -49,6 +49,7 @@ fn store_all(view: &mut EngineView, engine: u32) {
             sliding_window_tokens: None,
             extra_keys: Vec::new(),
             cache_salt: None,
+            ..BlocksStored::default()
         }),
     );
 }

@@ -61,6 +61,7 @@ fn store(path: &[u8], from: usize) -> KvEvent {
         sliding_window_tokens: None,
         extra_keys: Vec::new(),
         cache_salt: None,
+        ..BlocksStored::default()
     })
 }
 

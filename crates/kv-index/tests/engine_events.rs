@@ -24,6 +24,7 @@ fn stored(hashes: &[u64], parent: Option<u64>, token_ids: &[u32]) -> BlocksStore
         sliding_window_tokens: None,
         extra_keys: Vec::new(),
         cache_salt: None,
+        ..BlocksStored::default()
     }
 }
 

@@ -52,6 +52,7 @@ fn store(view: &mut EngineView, prompt: &str, from: usize) {
             sliding_window_tokens: None,
             extra_keys: Vec::new(),
             cache_salt: None,
+            ..BlocksStored::default()
         }),
     );
 }

@@ -264,6 +264,7 @@ fn stored_event(path: &Path, from: usize, parent_variant: u8, variant: u8) -> Kv
         sliding_window_tokens: None,
         extra_keys: Vec::new(),
         cache_salt: None,
+        ..BlocksStored::default()
     })
 }
 

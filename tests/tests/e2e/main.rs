@@ -20,6 +20,7 @@ mod health;
 mod prefix_routing;
 mod refusals;
 mod reload;
+mod sglang;
 mod shutdown;
 mod streaming;
 mod tls;

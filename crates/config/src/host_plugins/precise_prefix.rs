@@ -7,7 +7,7 @@ use crate::PrecisePrefixSpec;
 use crate::fields::{Fields, Mistakes};
 use crate::peer_types::PRECISE_SCORER;
 use crate::plugins::Declared;
-use crate::yaml::Node;
+use crate::yaml::{Node, Place};
 
 impl PrecisePrefixSpec {
     /// The producer with its defaults. Two differ from the peer's, on purpose: what was just picked is expected
@@ -133,6 +133,21 @@ fn block_index(node: &Node, mistakes: &mut Mistakes) {
     fields.finish(mistakes);
 }
 
+/// Events tell by their form whose they are, so the type decides nothing; one whose events aren't read is refused.
+fn engine_type(engine: &str, place: Place, mistakes: &mut Mistakes) {
+    match engine {
+        "vllm" | "sglang" => mistakes.notice(
+            place,
+            "engineType isn't used: events of vLLM and SGLang are told apart by their form, engine by engine",
+        ),
+        _ => mistakes.hinted(
+            place,
+            format!("engineType {engine:?} is not available in this version"),
+            "use vllm or sglang",
+        ),
+    }
+}
+
 fn kv_events(node: &Node, spec: &mut PrecisePrefixSpec, mistakes: &mut Mistakes) {
     let mut fields = Fields::of(node, "kvEventsConfig", mistakes);
     if let Some(node) = fields.node("zmqEndpoint") {
@@ -150,10 +165,8 @@ fn kv_events(node: &Node, spec: &mut PrecisePrefixSpec, mistakes: &mut Mistakes)
     if let Some((false, place)) = fields.boolean("discoverPods", mistakes) {
         mistakes.hinted(place, "without discoverPods there would be no events", "remove it");
     }
-    if let Some((engine, place)) = fields.text("engineType", mistakes)
-        && engine != "vllm"
-    {
-        mistakes.hinted(place, format!("engineType {engine:?} is not available in this version"), "use vllm");
+    if let Some((engine, place)) = fields.text("engineType", mistakes) {
+        engine_type(engine, place, mistakes);
     }
     if let Some(node) = fields.node("podDiscoveryConfig") {
         let mut fields = Fields::of(node, "podDiscoveryConfig", mistakes);

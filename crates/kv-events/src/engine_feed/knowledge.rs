@@ -43,7 +43,9 @@ impl Knowledge {
         if let Some((_, reason)) = lacks.iter().find(|(is_so, _)| *is_so) {
             self.lack.get_or_insert(*reason);
         }
-        if facts.unsupported_groups {
+        if facts.unchained_hashes {
+            self.lasting_lack = Some(TrustReason::UnchainedHashes);
+        } else if facts.unsupported_groups {
             self.lasting_lack = Some(TrustReason::UnsupportedGroups);
         } else if facts.other_tiers {
             self.lasting_lack.get_or_insert(TrustReason::OtherTiers);

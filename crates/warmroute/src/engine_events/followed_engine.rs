@@ -241,7 +241,7 @@ impl ViewSink {
 
 /// What was understood and not applied, for the metric's `reason` label. Unknown removals are the other side of a store
 /// that was left out or came before we listened, so they aren't counted again.
-fn skipped_by_reason(applied: &Applied) -> [(&'static str, u64); 7] {
+fn skipped_by_reason(applied: &Applied) -> [(&'static str, u64); 8] {
     [
         ("unknown-parent", applied.unknown_parents),
         ("hashes-and-tokens-uneven", applied.uneven_stores),
@@ -249,6 +249,7 @@ fn skipped_by_reason(applied: &Applied) -> [(&'static str, u64); 7] {
         ("other-block-size", applied.other_block_sizes),
         ("other-medium", applied.other_media),
         ("unsupported-group", applied.unsupported_groups),
+        ("unchained-hash", applied.unchained_hashes),
         ("key-conflict", applied.key_conflicts),
     ]
 }

@@ -40,10 +40,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         file: "guides/05-precise-sglang.yaml",
         peer: "precise-prefix-cache-routing/router/sglang.values.yaml @a8748227",
-        verdict: Verdict::Refused {
-            by: &["kvEventsConfig.engineType"],
-            why: "KV events of SGLang are not read yet.",
-        },
+        verdict: Verdict::Works { differs: &[], pool: PoolKind::Unified, decisions: OPTIMIZED_BASELINE },
         until: &[],
     },
     Row {

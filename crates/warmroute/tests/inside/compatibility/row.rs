@@ -73,7 +73,6 @@ pub(super) const PHRASES: &[(&str, &str)] = &[
     ("flowControl", "flowControl"),
     ("token-producer: udsTokenizerConfig", "the tokenizer sidecar"),
     ("kvEventsConfig.zmqEndpoint", "zmqEndpoint"),
-    ("kvEventsConfig.engineType", "engineType"),
     ("indexerConfig.kvCacheBackendConfigs", "weights of cache tiers"),
     ("ttftSource: latencyPredictor", "there is no latency predictor"),
     ("maxTokensInFlightPenalty", "unknown field `maxTokensInFlightPenalty`"),
