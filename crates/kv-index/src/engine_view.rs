@@ -10,8 +10,8 @@ use warmroute_kv_events::{
 
 use crate::block_keys::{Adapter, KeyBuffer, KeyChain, chain_seed};
 use crate::block_names::BlockNames;
-use crate::unchained_hash::is_unchained;
 use crate::runs::Place;
+use crate::unchained_hash::is_unchained;
 use crate::{BlockKey, EngineSlot, KvIndex};
 
 /// What became of the events of a batch (or of several, by `+=`).

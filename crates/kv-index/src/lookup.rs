@@ -145,9 +145,8 @@ impl KvIndex {
             let (lookahead, size) = (self.slots.lookahead(*slot), self.slots.block_size(*slot));
             if let Some(size) = size.filter(|_| lookahead > 0) {
                 let (lost, unreachable) = (lookahead.div_ceil(size), (lookahead + 1).div_ceil(size));
-                let found = |blocks: u32| {
-                    blocks.saturating_sub(lost).min(prompt_blocks.saturating_sub(unreachable))
-                };
+                let found =
+                    |blocks: u32| blocks.saturating_sub(lost).min(prompt_blocks.saturating_sub(unreachable));
                 row.known_blocks = found(row.known_blocks);
                 row.expected_blocks = found(row.expected_blocks);
             }

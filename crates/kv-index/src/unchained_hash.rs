@@ -14,7 +14,8 @@ pub(crate) fn is_unchained(stored: &BlocksStored) -> bool {
     let own = match stored.token_ids.get(size).copied().or(stored.next_token) {
         Some(next) if stored.next_token.is_some() => {
             let second = |at: usize| u64::from(block.get(at + 1).copied().unwrap_or(next));
-            let pairs = tokens().enumerate().map(|(at, first)| python_tuple_hash([first, second(at)].into_iter()));
+            let pairs =
+                tokens().enumerate().map(|(at, first)| python_tuple_hash([first, second(at)].into_iter()));
             python_tuple_hash(pairs)
         }
         _ => python_tuple_hash(tokens()),
@@ -26,7 +27,8 @@ pub(crate) fn is_unchained(stored: &BlocksStored) -> bool {
 /// Formula: `tuple_hash` in CPython's `Objects/tupleobject.c` (a form of xxHash); the hash of an integer below 2³² is
 /// itself.
 fn python_tuple_hash(elements: impl ExactSizeIterator<Item = u64>) -> u64 {
-    const PRIMES: [u64; 3] = [11_400_714_785_074_694_791, 14_029_467_366_897_019_727, 2_870_177_450_012_600_261];
+    const PRIMES: [u64; 3] =
+        [11_400_714_785_074_694_791, 14_029_467_366_897_019_727, 2_870_177_450_012_600_261];
     let length = elements.len() as u64;
     let mixed = elements.fold(PRIMES[2], |sum, element| {
         sum.wrapping_add(element.wrapping_mul(PRIMES[1])).rotate_left(31).wrapping_mul(PRIMES[0])

@@ -97,7 +97,12 @@ fn predicts_what_the_radix_cache_matches() {
                 assert_eq!(predicted, cached, "{version} {} request {at}", scenario.name);
             }
             let applied = scenario.applied;
-            assert_eq!(applied.unknown_parents + applied.unknown_removed_blocks + applied.key_conflicts, 0, "{version} {} {applied:?}", scenario.name);
+            assert_eq!(
+                applied.unknown_parents + applied.unknown_removed_blocks + applied.key_conflicts,
+                0,
+                "{version} {} {applied:?}",
+                scenario.name
+            );
             assert!(applied.removed_blocks > 3 && applied.cleared == 2, "{applied:?}");
         }
     }
@@ -174,7 +179,8 @@ fn names_are_chained_digests() {
                 for event in &batch.events {
                     let KvEvent::Stored(stored) = event else { continue };
                     let salt = stored.cache_salt.as_deref();
-                    let seed = salt.map(|salt| Sha256::digest(format!("sglang-cache-salt-v1\0{salt}")).to_vec());
+                    let seed =
+                        salt.map(|salt| Sha256::digest(format!("sglang-cache-salt-v1\0{salt}")).to_vec());
                     let mut digest = match stored.parent {
                         None => seed.unwrap_or_default(),
                         Some(parent) => digests.get(&parent.low_u64()).cloned().unwrap(),

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::PORT;
-use crate::PrecisePrefixSpec;
 use crate::fields::{Fields, Mistakes};
 use crate::peer_types::PRECISE_SCORER;
 use crate::plugins::Declared;
-use crate::yaml::{Node, Place};
+use crate::yaml::Node;
+use crate::{Place, PrecisePrefixSpec};
 
 impl PrecisePrefixSpec {
     /// The producer with its defaults. Two differ from the peer's, on purpose: what was just picked is expected

@@ -170,6 +170,7 @@ impl Fixture {
             sliding_window_tokens: None,
             extra_keys: Vec::new(),
             cache_salt: None,
+            ..BlocksStored::default()
         };
         let batch = EventBatch {
             ts: 0.0,

@@ -1,7 +1,7 @@
 //! The configurations of the llm-d guides.
 
 use super::row::{Decision, PoolKind, Prompt, Row, Verdict};
-use super::shared::{AFFINITY_PD, OPTIMIZED_BASELINE, TIERED};
+use super::shared::{AFFINITY_PD, AFFINITY_UNIFIED, OPTIMIZED_BASELINE, TIERED};
 
 pub(super) const ROWS: &[Row] = &[
     Row {
@@ -40,7 +40,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         file: "guides/05-precise-sglang.yaml",
         peer: "precise-prefix-cache-routing/router/sglang.values.yaml @a8748227",
-        verdict: Verdict::Works { differs: &[], pool: PoolKind::Unified, decisions: OPTIMIZED_BASELINE },
+        verdict: Verdict::Works { differs: &[], pool: PoolKind::Unified, decisions: AFFINITY_UNIFIED },
         until: &[],
     },
     Row {

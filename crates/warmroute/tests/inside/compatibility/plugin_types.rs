@@ -218,7 +218,6 @@ const DIFFERS: &[(&str, &str)] = &[
 const PARAMETERS: &[(&str, &str)] = &[
     ("prefix-cache-affinity-filter", "ttftSource: latencyPredictor"),
     ("precise-prefix-cache-producer", "kvEventsConfig: {zmqEndpoint: \"tcp://*:5557\"}"),
-    ("precise-prefix-cache-producer", "kvEventsConfig: {engineType: sglang}"),
     ("precise-prefix-cache-producer", "indexerConfig: {kvCacheBackendConfigs: [{name: cpu, weight: 0.8}]}"),
     (
         "precise-prefix-cache-producer",

@@ -117,3 +117,40 @@ pub(super) const AFFINITY_PD: &[Decision] = &[
         headers: &[("x-prefiller-host-port", "p0")],
     },
 ];
+
+/// What token-load-scorer takes as full.
+const FULL_TOKENS: f64 = 4_194_304.0;
+
+/// prefix-cache-affinity-filter, then token-load-scorer, which counts what isn't held of the prompt's 1,024
+/// tokens too. Warm, u1 sticks as long
+/// as its tokens in flight don't make it 18 s later than u0.
+pub(super) const AFFINITY_UNIFIED: &[Decision] = &[
+    Decision {
+        request: Prompt::Warm,
+        totals: &[("u1", 1.0 - (4096.0 + 128.0) / FULL_TOKENS)],
+        picks: &["u1"],
+        headers: &[],
+    },
+    Decision {
+        request: Prompt::WarmButBusy,
+        totals: &[
+            ("u0", 1.0 - 1024.0 / FULL_TOKENS),
+            ("u1", 1.0 - (1_004_096.0 + 128.0) / FULL_TOKENS),
+            ("u2", 1.0 - (600.0 + 512.0) / FULL_TOKENS),
+            ("u3", 1.0 - (16_384.0 + 1024.0) / FULL_TOKENS),
+        ],
+        picks: &["u0"],
+        headers: &[],
+    },
+    Decision {
+        request: Prompt::Cold,
+        totals: &[
+            ("u0", 1.0 - 1024.0 / FULL_TOKENS),
+            ("u1", 1.0 - (4096.0 + 1024.0) / FULL_TOKENS),
+            ("u2", 1.0 - (600.0 + 1024.0) / FULL_TOKENS),
+            ("u3", 1.0 - (16_384.0 + 1024.0) / FULL_TOKENS),
+        ],
+        picks: &["u0"],
+        headers: &[],
+    },
+];
