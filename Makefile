@@ -20,6 +20,15 @@ test: setup lint ## Everything that must hold: lint, unit, property, parity and 
 	$(CARGO) test --workspace --locked
 	$(MAKE) --no-print-directory custom
 
+# Not part of `make test`: it installs 6 GB. TOOLS_DIR and VLLM_VERSION are read by deploy/setup/vllm.sh.
+VLLM_ARGS ?=
+
+.PHONY: test-vllm
+test-vllm: setup ## Two real vLLM engines on the CPU behind Envoy and the picker: predicted against delivered.
+	deploy/setup/vllm.sh
+	$(CARGO) build --locked --profile $(PROFILE) -p warmroute-tests --bins
+	@$(CARGO) run --quiet --locked --profile $(PROFILE) -p warmroute-tests --bin vllm-truth -- --vllm "$$(deploy/setup/vllm.sh)" $(VLLM_ARGS)
+
 .PHONY: lint
 lint: ## Formatting, clippy and rustdoc with warnings as errors, shell scripts.
 	$(CARGO) fmt --all --check

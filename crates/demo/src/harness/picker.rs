@@ -58,6 +58,20 @@ impl Picker {
         options: &PickerOptions,
         engines: &EngineFleet,
     ) -> Result<Self, DemoError> {
+        Self::start_for(tools, name, options, &engines.addresses(), engines.kv_events_port).await
+    }
+
+    /// The same in front of engines at these addresses, each of which publishes on `kv_events_port` of its own host.
+    ///
+    /// # Errors
+    /// As [`Picker::start`].
+    pub async fn start_for(
+        tools: &Tools,
+        name: &str,
+        options: &PickerOptions,
+        engines: &[SocketAddr],
+        kv_events_port: u16,
+    ) -> Result<Self, DemoError> {
         let mut ports = FreePorts::default();
         let mut address = || ports.on_loopback().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let (grpc, health, mut metrics) = (address()?, address()?, address()?);
@@ -66,7 +80,7 @@ impl Picker {
         {
             metrics = wished;
         }
-        let endpoints: Vec<String> = engines.addresses().iter().map(ToString::to_string).collect();
+        let endpoints: Vec<String> = engines.iter().map(ToString::to_string).collect();
         let mut command = Command::new(&tools.picker);
         command
             .arg(format!("--bind-address={}", grpc.ip()))
@@ -75,7 +89,7 @@ impl Picker {
             .arg(format!("--metrics-port={}", metrics.port()))
             .arg(format!("--secure-serving={}", options.secure_serving))
             .arg(format!("--endpoints={}", endpoints.join(",")))
-            .arg(format!("--kv-events-port={}", engines.kv_events_port))
+            .arg(format!("--kv-events-port={kv_events_port}"))
             .arg("--tokenizer")
             .arg(&tools.tokenizer)
             .arg("--config-file")
