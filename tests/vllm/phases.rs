@@ -1,5 +1,7 @@
 //! What is done to the stack, one phase after the other.
 
+use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -10,10 +12,10 @@ use warmroute_demo::harness::Recipe;
 use crate::comparison::Rule;
 use crate::conversation::{Api, Conversation, token_ids};
 use crate::driver::{Ask, Driver};
-use crate::gateway_client::Refused;
+use crate::gateway_client::{GatewayClient, Refused};
 use crate::say;
 use crate::trust_history::{trust_words, unix_ms};
-use crate::vllm_engine::{ADAPTER, MODEL};
+use crate::vllm_engine::{ADAPTER, MODEL, ModelKind};
 
 const APIS: [Api; 3] = [Api::Chat, Api::Text, Api::Tokens];
 
@@ -34,10 +36,16 @@ pub(crate) async fn run(driver: &mut Driver) -> anyhow::Result<()> {
     streams_in_full_duplex(driver, &conversations).await?;
     exactly_filled(driver).await?;
     salts(driver).await?;
-    adapter(driver).await?;
+    if driver.serves(ModelKind::Plain) {
+        adapter(driver).await?;
+    }
     evictions(driver).await?;
     concurrent(driver).await?;
     again(driver, "after concurrency", &mut conversations).await?;
+    counters(driver).await?;
+    if driver.serves(ModelKind::Hybrid) {
+        return Ok(());
+    }
     findings(driver, "before anything was restarted").await?;
     reset(driver, &mut conversations).await?;
     engine_restarted(driver, &mut conversations).await?;
@@ -124,7 +132,7 @@ async fn adapter(driver: &mut Driver) -> anyhow::Result<()> {
 async fn evictions(driver: &mut Driver) -> anyhow::Result<()> {
     let phase = "evictions";
     begin(phase);
-    for number in (100..132).chain(112..128).chain(100..108) {
+    for number in (100..132).chain(116..132).chain(120..132).chain(100..108) {
         let prompt = token_ids(number, 7 + number % 9);
         driver.ask_alone(Ask::completion(phase, &completion(MODEL, &prompt))).await?;
     }
@@ -170,6 +178,27 @@ async fn again(
     Ok(())
 }
 
+/// The engines' own counters, which no request of this program's is needed for, tell of the same cached tokens.
+async fn counters(driver: &mut Driver) -> anyhow::Result<()> {
+    if driver.serves(ModelKind::Plain) {
+        let removed =
+            driver.metric(driver.stack.admin()?, "llm_d_epp_kv_cache_index_evictions_total").await?;
+        driver.check(format!("the engines had to evict: {removed} blocks are gone"), removed >= 100.0);
+    }
+    for engine in driver.stack.addresses() {
+        let counted = driver.metric(engine, "vllm:prefix_cache_hits_total").await?;
+        let preemptions = driver.metric(engine, "vllm:num_preemptions_total").await?;
+        let address = engine.to_string();
+        let told = driver.comparisons.iter().filter(|comparison| comparison.engine == address);
+        let told: u64 = told.map(|comparison| comparison.delivered_tokens).sum();
+        let what = format!(
+            "{engine} counts {counted} cached tokens, its answers tell {told}; {preemptions} preemptions"
+        );
+        driver.check(what, counted == told as f64);
+    }
+    Ok(())
+}
+
 /// `warmroute doctor` has nothing to find.
 async fn findings(driver: &mut Driver, when: &str) -> anyhow::Result<()> {
     let findings = driver.stack.doctor().await?["findings"].clone();
@@ -206,18 +235,22 @@ async fn engine_restarted(driver: &mut Driver, conversations: &mut [Conversation
     engine.stop().await?;
     engine.start_again()?;
     driver.stack.history.note(format!("{address} has ended and is started again"));
-    let (mut unanswered, mut at) = (0, 0);
+    let (mut unanswered, mut at, mut asked) = (0, 0, Instant::now());
     let http = driver.stack.http.clone();
     while !engine.is_ready(&http).await? {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if asked.elapsed() < Duration::from_secs(2) {
+            continue;
+        }
+        asked = Instant::now();
+        at = (at + 1) % conversations.len();
         let conversation = &mut conversations[at];
-        at = (at + 1) % 6;
         match driver.turn(phase, Some(Rule::Equal), conversation, false).await {
             Ok(()) => {}
             // It was sent to the engine that is away.
             Err(error) if error.is::<Refused>() => unanswered += 1,
             Err(error) => return Err(error),
         }
-        tokio::time::sleep(Duration::from_secs(2)).await;
     }
     let serving_unix_ms = unix_ms();
     driver
@@ -225,14 +258,17 @@ async fn engine_restarted(driver: &mut Driver, conversations: &mut [Conversation
         .history
         .note(format!("{address} serves again; {unanswered} requests were not answered meanwhile"));
     driver.stack.engines.insert(0, engine);
-    let mut number = 300;
-    let took = trusted_again(driver, address, serving_unix_ms, async |driver| {
-        number += 1;
-        let body = completion(MODEL, &token_ids(number, 2));
-        driver.ask_alone(Ask::completion("new prompts after the engine's restart", &body)).await.map(drop)
-    })
-    .await?;
+    // An engine that has had no request has said nothing, and what it holds (nothing) isn't seen.
+    let mut numbers = 300..;
+    let mut new_prompt = async |driver: &mut Driver| {
+        let body = completion(MODEL, &token_ids(numbers.next().unwrap_or_default(), 2));
+        driver.ask_alone(Ask::completion("new prompts after the restart", &body)).await.map(drop)
+    };
+    let took = trusted_again(driver, address, serving_unix_ms, &mut new_prompt).await?;
     judge(driver, &format!("the restart of {address}"), &took);
+    for _ in 0..10 {
+        new_prompt(driver).await?;
+    }
     Ok(())
 }
 
@@ -240,7 +276,7 @@ async fn engine_restarted(driver: &mut Driver, conversations: &mut [Conversation
 /// and the trust; none if it never was.
 async fn trusted_again(
     driver: &mut Driver,
-    engine: std::net::SocketAddr,
+    engine: SocketAddr,
     since_unix_ms: u64,
     mut meanwhile: impl AsyncFnMut(&mut Driver) -> anyhow::Result<()>,
 ) -> anyhow::Result<Option<(f64, String)>> {
@@ -266,14 +302,36 @@ fn judge(driver: &mut Driver, what: &str, took: &Option<(f64, String)>) {
     driver.check(format!("exact or partial again within {limit} s of {what}: {words}"), is_met);
 }
 
+/// Numbers of the prompts that are sent past the picker.
+const DIRECT_PROMPTS: Range<u64> = 600..660;
+
+/// Sends prompts to the engines themselves, one after the other at each; returns how many.
+async fn direct_traffic(engines: Vec<SocketAddr>) -> anyhow::Result<usize> {
+    let client = GatewayClient::default();
+    let at_one = async |engine: SocketAddr| {
+        for number in DIRECT_PROMPTS {
+            let body = completion(MODEL, &token_ids(number, 5));
+            client.post(engine, "/v1/completions", &format!("direct-{number}"), &body).await?;
+        }
+        anyhow::Ok(DIRECT_PROMPTS.count())
+    };
+    let counts = futures::future::join_all(engines.into_iter().map(at_one)).await;
+    counts.into_iter().sum()
+}
+
 /// The picker is killed, and another one starts beside engines that have published more than one of them keeps.
 async fn picker_restarted(driver: &mut Driver, conversations: &mut [Conversation]) -> anyhow::Result<()> {
     let phase = "after the picker's restart";
     begin(phase);
     driver.stack.history.note("the picker is killed");
     driver.stack.kill_picker().await;
-    driver.stack.start_picker().await?;
+    // The engines work past the picker meanwhile: what they publish while a replay runs has to fall into its place.
+    let traffic = direct_traffic(driver.stack.addresses());
+    let (started, served) = futures::future::join(driver.stack.start_picker(), traffic).await;
+    started?;
     let ready_unix_ms = unix_ms();
+    driver.settle_all().await?;
+    say(&format!("{} prompts were served past the picker meanwhile", served?));
     driver.stack.history.note("another picker is ready");
     for engine in driver.stack.addresses() {
         let took = trusted_again(driver, engine, ready_unix_ms, async |_| Ok(())).await?;
@@ -281,6 +339,12 @@ async fn picker_restarted(driver: &mut Driver, conversations: &mut [Conversation
     }
     for conversation in conversations.iter_mut() {
         driver.turn(phase, None, conversation, false).await?;
+    }
+    let ask = completion(ADAPTER, &token_ids(70, 4));
+    driver.ask_alone(Ask { rule: None, ..Ask::completion(phase, &ask) }).await?;
+    for number in DIRECT_PROMPTS.rev().take(6) {
+        let ask = completion(MODEL, &token_ids(number, 5));
+        driver.ask_alone(Ask { rule: None, ..Ask::completion(phase, &ask) }).await?;
     }
     for number in 400..406 {
         let mut conversation = Conversation::new(Api::Tokens, number);

@@ -11,7 +11,7 @@ use warmroute_demo::harness::{
 
 use crate::say;
 use crate::trust_history::TrustHistory;
-use crate::vllm_engine::{VllmEngine, VllmOptions};
+use crate::vllm_engine::{ModelKind, VllmEngine, VllmOptions};
 
 /// KV blocks of an engine: three prompts of the greatest length.
 const BLOCKS: u32 = 96;
@@ -45,7 +45,12 @@ impl Stack {
     ///
     /// # Errors
     /// Anything that doesn't start.
-    pub(crate) async fn start(tools: Tools, vllm: PathBuf, history: TrustHistory) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        tools: Tools,
+        vllm: PathBuf,
+        kind: ModelKind,
+        history: TrustHistory,
+    ) -> anyhow::Result<Self> {
         let hosts: Vec<IpAddr> = (2..4).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect();
         let mut ports = FreePorts::default();
         let mut free = || ports.on_all(&hosts);
@@ -54,6 +59,7 @@ impl Stack {
         for (at, host) in hosts.iter().enumerate() {
             let options = VllmOptions {
                 name: format!("engine-{}", at + 1),
+                kind,
                 home: vllm.clone(),
                 host: *host,
                 port,

@@ -10,8 +10,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::json;
 use warmroute_demo::harness::{HttpClient, Process};
 
-/// The name under which the engines serve the model.
-pub(crate) const MODEL: &str = "tiny-qwen2";
+/// The name under which the engines serve the model, whichever it is.
+pub(crate) const MODEL: &str = "toy";
 
 /// The name under which they serve the adapter.
 pub(crate) const ADAPTER: &str = "adapter";
@@ -30,11 +30,21 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 const PROBE_EVERY: Duration = Duration::from_millis(200);
 
+/// What the engines serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ModelKind {
+    /// A model with one kind of attention, and an adapter for it.
+    Plain,
+    /// A model of which every other layer sees a window only: a matched prefix may be gone in a part of the layers.
+    Hybrid,
+}
+
 /// How an engine is started.
 #[derive(Debug, Clone)]
 pub(crate) struct VllmOptions {
     /// Begins the name of its log.
     pub(crate) name: String,
+    pub(crate) kind: ModelKind,
     /// What `deploy/setup/vllm.sh` made.
     pub(crate) home: PathBuf,
     /// The loopback address of its own.
@@ -81,15 +91,20 @@ impl VllmOptions {
         });
         let flag = |name: &str, value: &dyn ToString| [format!("--{name}"), value.to_string()];
         let mut command = Command::new(self.home.join("bin/vllm"));
+        command.arg("serve");
+        match self.kind {
+            ModelKind::Plain => command
+                .arg(models.join("tiny-qwen2"))
+                .arg("--enable-lora")
+                .args(flag("max-lora-rank", &8))
+                .args(flag("max-loras", &1))
+                .args(flag("lora-modules", &format!("{ADAPTER}={}", models.join("adapter").display()))),
+            ModelKind::Hybrid => {
+                command.arg(models.join("tiny-gemma3")).arg("--no-disable-hybrid-kv-cache-manager")
+            }
+        };
         command
-            .arg("serve")
-            .arg(models.join("tiny-qwen2"))
-            .args([
-                "--enforce-eager",
-                "--enable-prefix-caching",
-                "--enable-prompt-tokens-details",
-                "--enable-lora",
-            ])
+            .args(["--enforce-eager", "--enable-prefix-caching", "--enable-prompt-tokens-details"])
             .args(flag("served-model-name", &MODEL))
             .args(flag("load-format", &"dummy"))
             .args(flag("host", &self.host))
@@ -98,9 +113,6 @@ impl VllmOptions {
             .args(flag("num-gpu-blocks-override", &self.blocks))
             .args(flag("max-model-len", &MAX_MODEL_TOKENS))
             .args(flag("max-num-seqs", &8))
-            .args(flag("max-lora-rank", &8))
-            .args(flag("max-loras", &1))
-            .args(flag("lora-modules", &format!("{ADAPTER}={}", models.join("adapter").display())))
             .args(flag("kv-events-config", &events))
             .env_remove("PYTHONHASHSEED")
             // Without Python's .pyc files a start takes twice as long.

@@ -231,7 +231,8 @@ impl ReadRequest {
     }
 }
 
-/// Names of the LoRA adapters that engines have announced blocks for. A request for such a model has keys of its own.
+/// Names of the LoRA adapters that engines list or have announced blocks for. A request for such a model has keys of its
+/// own.
 #[derive(Debug, Default)]
 pub struct AdapterNames(ArcSwap<HashSet<Arc<str>>>);
 

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use warmroute_config::{CheckedConfig, FileDiscoverySpec};
+use warmroute_config::{CheckedConfig, FileDiscoverySpec, HttpSourceSpec};
 use warmroute_ext_proc::ExtProcService;
 use warmroute_kv_index::{IndexLimits, KvIndex};
 use warmroute_plugin::Registry;
@@ -71,7 +71,7 @@ struct Parts {
     events: EngineEvents,
     /// None: the configuration turns scraping off.
     scraper: Option<Scraper>,
-    /// None: the configuration doesn't ask for models.
+    /// None: neither models nor adapters matter.
     models: Option<ModelsPoller>,
     /// None: endpoints come from the command line.
     discovery: Option<FileDiscoverySpec>,
@@ -119,7 +119,8 @@ impl Parts {
         let diagnosis = Diagnosis::new(pool.clone(), decider.clone(), adapters.clone(), metrics.clone());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let concurrency = options.tokenize_concurrency.unwrap_or(cores);
-        let reader = PromptReader::with_source(tokens, adapters, concurrency, options.tokenize_deadline);
+        let reader =
+            PromptReader::with_source(tokens, adapters.clone(), concurrency, options.tokenize_deadline);
         let receipts = Arc::new(ReceiptRing::new(options.decisions_kept));
         let picker = Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone())
             .with_objectives(Arc::new(Objectives::try_new(&options.inference_objective)?))
@@ -127,7 +128,7 @@ impl Parts {
             .traced(telemetry.clone());
         let service = ext_proc_service(Arc::new(picker), options.max_request_body_bytes);
         let scraper = scraper(options, config, &metrics)?;
-        let models = models_poller(config, &metrics)?;
+        let models = models_poller(options, config, &metrics, &adapters)?;
         let (readiness, reloads) = (Readiness::default(), Arc::default());
         Ok(Self {
             pool,
@@ -342,11 +343,28 @@ fn scraper(
     Ok(Some(Scraper::new(source, interval, Extractor::new(&config.metrics_extractor), metrics.clone())))
 }
 
-/// What asks endpoints for their models, if the configuration wants that.
-fn models_poller(config: &CheckedConfig, metrics: &Arc<Metrics>) -> anyhow::Result<Option<ModelsPoller>> {
-    let Some(spec) = &config.models_source else { return Ok(None) };
-    let source = HttpSource::try_new(spec).with_context(|| spec.name.clone())?;
-    Ok(Some(ModelsPoller::new(source, spec.interval.unwrap_or(MODELS_INTERVAL), metrics.clone())))
+/// What asks endpoints for their models, if the configuration wants that, or else for the names of their adapters, if
+/// exact prefix matches are wanted.
+fn models_poller(
+    options: &ServeOptions,
+    config: &CheckedConfig,
+    metrics: &Arc<Metrics>,
+    adapters: &Arc<AdapterNames>,
+) -> anyhow::Result<Option<ModelsPoller>> {
+    if let Some(spec) = &config.models_source {
+        let source = HttpSource::try_new(spec).with_context(|| spec.name.clone())?;
+        let poller = ModelsPoller::new(source, spec.interval.unwrap_or(MODELS_INTERVAL), metrics.clone());
+        return Ok(Some(poller.telling(adapters.clone())));
+    }
+    if event_settings(options, config).port == 0 {
+        return Ok(None);
+    }
+    let mut spec = HttpSourceSpec::models("adapter names");
+    // The API is served as the metrics page is.
+    spec.tls = config.metrics_source.as_ref().and_then(|metrics| metrics.tls.clone());
+    let source = HttpSource::try_new(&spec).with_context(|| spec.name.clone())?;
+    let poller = ModelsPoller::new(source, MODELS_INTERVAL, metrics.clone());
+    Ok(Some(poller.telling(adapters.clone()).names_only()))
 }
 
 /// Waits for a signal or for the end of a vital task, then drains and stops.

@@ -16,7 +16,7 @@ impl HttpSourceSpec {
     }
 
     /// `models-data-source` with the peer's defaults.
-    pub(crate) fn models(name: impl Into<String>) -> Self {
+    pub fn models(name: impl Into<String>) -> Self {
         Self { path: "/v1/models".to_owned(), ..Self::metrics(name) }
     }
 

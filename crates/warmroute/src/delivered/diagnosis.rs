@@ -25,7 +25,7 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
-    /// Of a pool under the decider's policy; `adapters` are those that engines' events name.
+    /// Of a pool under the decider's policy; `adapters` are those that engines list or whose blocks they announce.
     pub fn new(
         pool: Arc<Pool>,
         decider: Arc<Decider>,

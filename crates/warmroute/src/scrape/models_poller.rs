@@ -10,6 +10,7 @@ use super::SHORTEST_INTERVAL;
 use super::http_source::{FetchError, HttpSource};
 use crate::metrics::Metrics;
 use crate::pool::{EndpointState, ServedModel, ServedModels};
+use crate::prompt::AdapterNames;
 
 /// How often unless a configuration says otherwise. The list changes when somebody loads an adapter.
 pub const MODELS_INTERVAL: Duration = Duration::from_secs(5);
@@ -24,6 +25,10 @@ pub struct ModelsPoller {
     source: HttpSource,
     interval: Duration,
     metrics: Arc<Metrics>,
+    /// Where names of adapters go.
+    adapters: Option<Arc<AdapterNames>>,
+    /// Whether nobody asked for the lists themselves.
+    names_only: bool,
 }
 
 /// Why one question gave nothing.
@@ -51,7 +56,19 @@ struct ModelCard {
 impl ModelsPoller {
     /// A poller of that page at every endpoint.
     pub fn new(source: HttpSource, interval: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { source, interval: interval.max(SHORTEST_INTERVAL), metrics }
+        let interval = interval.max(SHORTEST_INTERVAL);
+        Self { source, interval, metrics, adapters: None, names_only: false }
+    }
+
+    /// Also tells which of the models are adapters, so that the first request for one isn't taken for one of the model
+    /// that it adapts, whose KV blocks are others.
+    pub fn telling(self, adapters: Arc<AdapterNames>) -> Self {
+        Self { adapters: Some(adapters), ..self }
+    }
+
+    /// Only that: the lists aren't published, and an endpoint that gives none is not told or counted as a failure.
+    pub fn names_only(self) -> Self {
+        Self { names_only: true, ..self }
     }
 
     /// Asks one endpoint until it leaves the pool. Says once when that begins to fail and once when it works again;
@@ -70,11 +87,18 @@ impl ModelsPoller {
             ticks.tick().await;
             match self.ask(endpoint).await {
                 Ok(models) => {
+                    self.tell_adapters(&models);
+                    if self.names_only {
+                        continue;
+                    }
                     endpoint.publish_models(models);
                     if failing {
                         tracing::info!(endpoint = %address, "models are listed again");
                     }
                     failing = false;
+                }
+                Err(error) if self.names_only => {
+                    tracing::debug!(endpoint = %address, %error, "adapters are known by KV events only");
                 }
                 Err(error) => {
                     let pool = &self.metrics.pool;
@@ -92,6 +116,14 @@ impl ModelsPoller {
                     }
                     failing = true;
                 }
+            }
+        }
+    }
+
+    fn tell_adapters(&self, models: &ServedModels) {
+        if let Some(adapters) = &self.adapters {
+            for model in models.models.iter().filter(|model| model.adapter_of.is_some()) {
+                adapters.add(&Arc::from(model.id.as_str()));
             }
         }
     }

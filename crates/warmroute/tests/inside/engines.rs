@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -23,9 +24,10 @@ use warmroute::pool::{
     Adapters, DiscoveredEndpoint, EndpointSpec, EndpointState, Pool, ServedModel, ServedModels,
 };
 use warmroute::profile::read_config;
+use warmroute::prompt::AdapterNames;
 use warmroute::scrape::{Extractor, HttpSource, ModelsPoller, Scraper};
 use warmroute::tasks::Tasks;
-use warmroute_config::CheckedConfig;
+use warmroute_config::{CheckedConfig, HttpSourceSpec};
 use warmroute_ext_proc::EndpointPicker as _;
 use warmroute_plugin::AdapterState;
 
@@ -54,6 +56,8 @@ struct Engine {
     address: SocketAddr,
     page: Arc<Mutex<(StatusCode, String)>>,
     models: Arc<Mutex<String>>,
+    /// How often it was asked for them.
+    models_asked: Arc<AtomicU64>,
     stop: CancellationToken,
     tasks: Tasks,
 }
@@ -87,13 +91,17 @@ impl Engine {
             address: listener.local_addr().unwrap(),
             page: Arc::new(Mutex::new((StatusCode::OK, recorded("engines/vllm-ranks-lora.txt")))),
             models: Arc::new(Mutex::new("{}".to_owned())),
+            models_asked: Arc::default(),
             stop: CancellationToken::new(),
             tasks,
         };
-        let (page, models) = (engine.page.clone(), engine.models.clone());
-        let router = Router::new()
-            .route("/metrics", get(async move || page.lock().clone()))
-            .route("/v1/models", get(async move || models.lock().clone()));
+        let (page, models, asked) = (engine.page.clone(), engine.models.clone(), engine.models_asked.clone());
+        let list = get(async move || {
+            asked.fetch_add(1, Ordering::Relaxed);
+            models.lock().clone()
+        });
+        let router =
+            Router::new().route("/metrics", get(async move || page.lock().clone())).route("/v1/models", list);
         let stop = engine.stop.clone().cancelled_owned();
         match tls {
             None => engine.tasks.spawn("engine", async move {
@@ -216,6 +224,35 @@ async fn models_are_asked_for_and_a_bad_answer_keeps_the_last_list() {
     scraped.until("listed", |state| state.models().is_some()).await;
     let states = ["base", "sql", "law"].map(|model| scraped.endpoint().adapter_state(model));
     assert_eq!(states, [AdapterState::Unknown, AdapterState::Room, AdapterState::Full]);
+    engine.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adapters_are_known_by_name_before_any_request_even_if_nobody_wants_the_list() {
+    let engine = Engine::start(None).await;
+    engine.shows("vllm:num_requests_waiting 0\n");
+    *engine.models.lock() = r#"{"data":[{"id":"base"},{"id":"sql","parent":"base"}]}"#.to_owned();
+    let scraped = engine.scraped_by(&read(&config("- type: max-score-picker\n", &["max-score-picker"])));
+    let adapters = Arc::new(AdapterNames::default());
+    let source = HttpSource::try_new(&HttpSourceSpec::models("names")).unwrap();
+    let poller = ModelsPoller::new(source, Duration::ZERO, scraped.metrics.clone());
+    let poller = poller.telling(adapters.clone()).names_only();
+    engine.tasks.spawn("models", poller.run(scraped.endpoint()));
+    scraped.until("the adapter", |_| adapters.contains("sql")).await;
+    assert!(!adapters.contains("base"));
+    assert_eq!(scraped.endpoint().models(), None);
+    // A page that is no list takes nothing away, and nobody is told.
+    *engine.models.lock() = String::new();
+    tokio::time::timeout(Duration::from_secs(30), async {
+        let before = engine.models_asked.load(Ordering::Relaxed);
+        while engine.models_asked.load(Ordering::Relaxed) < before + 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(adapters.contains("sql"));
+    assert!(!scraped.metrics.page().unwrap().contains("models-data-extractor"));
     engine.stop.cancel();
 }
 
