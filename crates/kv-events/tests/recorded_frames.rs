@@ -151,8 +151,12 @@ fn fields_023(event: &Value) -> Vec<String> {
 #[test]
 fn every_recorded_frame() {
     let scenarios = [
+        ("v023-lora-bs16", 9),
         ("v023-sha256cbor-seed0-bs16", 12),
         ("v032-dup-sha256cbor-seed0", 25),
+        ("v032-lora", 8),
+        ("v032-mm", 4),
+        ("v032-salt", 5),
         ("v032-sha256-seed0-bytes", 11),
         ("v032-sha256cbor-noseed-bytes", 11),
         ("v032-sha256cbor-seed0", 84),

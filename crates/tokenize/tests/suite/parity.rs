@@ -143,8 +143,11 @@ struct Recorded<'a> {
 #[test]
 fn prompts_of_the_recorded_event_scenarios() {
     let scenarios = [
+        "v023-lora-bs16",
         "v023-sha256cbor-seed0-bs16",
         "v032-dup-sha256cbor-seed0",
+        "v032-lora",
+        "v032-salt",
         "v032-sha256-seed0-bytes",
         "v032-sha256cbor-noseed-bytes",
         "v032-sha256cbor-seed0",
@@ -165,5 +168,5 @@ fn prompts_of_the_recorded_event_scenarios() {
             compared += 1;
         }
     }
-    assert_eq!(compared, 92);
+    assert_eq!(compared, 118);
 }
