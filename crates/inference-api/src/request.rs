@@ -43,7 +43,7 @@ pub struct ApiRequest<'a> {
 /// What the engine is to continue.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt<'a> {
-    /// None known, because the API is a raw one.
+    /// None known, because the API is a raw one, or because embeddings are given instead.
     None,
     /// One text.
     Text(Cow<'a, str>),
@@ -81,6 +81,11 @@ impl<'a> ApiRequest<'a> {
     pub fn value(&self, field: Field) -> Result<Option<JsonValue<'a>>, JsonError> {
         let value = self.field(field).map(parse_json).transpose()?;
         Ok(value.filter(|value| !value.is_null()))
+    }
+
+    /// Whether the body has a member that isn't null.
+    pub fn has(&self, field: Field) -> bool {
+        self.field(field).is_some_and(|value| value != b"null")
     }
 
     /// Bytes of the prompt's texts and tools, about: texts of messages count with their escapes, and pictures not at
@@ -247,7 +252,12 @@ impl<'a> Scan<'a> {
                 let items = self.messages.filter(|items| has_elements(items));
                 Prompt::Items(items.ok_or(Rejection::NoItems)?)
             }
-            Api::Completions => self.filled_prompt().ok_or(Rejection::NoPrompt)?,
+            Api::Completions => match self.filled_prompt() {
+                Some(prompt) => prompt,
+                // vLLM takes embeddings in the place of a prompt.
+                None if self.request.has(Field::PromptEmbeds) => Prompt::None,
+                None => return Err(Rejection::NoPrompt),
+            },
             Api::ImageGenerations => self.filled_prompt().ok_or(Rejection::NoImagePrompt)?,
             Api::Embeddings => self.filled_prompt().ok_or(Rejection::NoEmbeddingsInput)?,
             Api::VllmGenerate => match self.filled_prompt() {

@@ -23,6 +23,10 @@ pub trait Encoder: Send + Sync {
 
     /// Name and version of the library that encodes, for logs and reports.
     fn name(&self) -> &'static str;
+
+    /// Ids and texts of the tokens that are found in a text before anything else, whatever stands beside them; as far
+    /// as they are known.
+    fn hard_tokens(&self) -> Vec<(u32, String)>;
 }
 
 /// The fastest encoder that can load a model's tokenizer: `fastokens`, or else the one of `tokenizers` 1.0, which
@@ -109,6 +113,13 @@ impl Encoder for FastEncoder {
             Library::Fastokens(_) => "fastokens 0.3.5",
             Library::Tokenizers(_) => "tokenizers 1.0.0-rc.3",
         }
+    }
+
+    fn hard_tokens(&self) -> Vec<(u32, String)> {
+        let Library::Fastokens(tokenizer) = &self.library else { return Vec::new() };
+        let added = tokenizer.added_token_configs().iter();
+        let hard = added.filter(|token| !token.single_word && !token.normalized);
+        hard.map(|token| (token.id, token.content.clone())).collect()
     }
 }
 

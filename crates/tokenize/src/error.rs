@@ -144,6 +144,9 @@ pub enum Unsupported {
         /// Type of the part.
         part: String,
     },
+    /// A prompt of embeddings, which has no tokens.
+    #[error("prompt embeddings have no tokens")]
+    PromptEmbeds,
     /// A member is used in a way whose effect isn't known.
     #[error("`{member}` is used in an unknown way")]
     Member {

@@ -13,6 +13,7 @@ mod error;
 mod estimator;
 mod kwargs;
 mod media_estimate;
+mod media_tokens;
 mod member;
 mod message;
 mod model_tokenizer;

@@ -30,6 +30,21 @@ const MULTIMODAL_PARTS: [&str; 11] = [
     "video_url",
 ];
 
+/// What stands for media in texts, see [`MediaForm::Announced`]: characters for private use, which no template writes.
+pub(crate) const MEDIA_MARK: &str = "\u{e000}media\u{e001}";
+
+/// What becomes of images, sounds and videos.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MediaForm {
+    /// They are an error.
+    Refused,
+    /// As vLLM announces them to the template: a part that has a type alone, or, in contents that are one text,
+    /// something in front of it, for which [`MEDIA_MARK`] stands.
+    Announced,
+    /// As if they weren't there.
+    LeftOut,
+}
+
 /// Keys that some type of part declares; other keys of a part are handed to the template.
 const PART_FIELDS: [&str; 14] = [
     "audio_embeds",
@@ -73,23 +88,32 @@ struct Part<'a> {
 enum PartKind {
     Text,
     ToolReference,
+    /// `image`, `audio` or `video`.
+    Media(&'static str),
+}
+
+/// How contents are to be read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ContentForm {
+    pub(crate) format: ContentFormat,
+    pub(crate) media: MediaForm,
 }
 
 /// Reads the messages of a request as vLLM does (`entrypoints/chat_utils.py`).
 pub(crate) fn normalized_messages<'a>(
     messages: &'a JsonValue<'_>,
-    format: ContentFormat,
+    form: ContentForm,
 ) -> Result<Vec<Message<'a>>, TokenizeError> {
     let messages = messages.as_array().unwrap_or_default();
-    messages.iter().enumerate().map(|(index, message)| Message::read(index, message, format)).collect()
+    messages.iter().enumerate().map(|(index, message)| Message::read(index, message, form)).collect()
 }
 
 impl<'a> Message<'a> {
-    fn read(index: usize, message: &'a JsonValue<'_>, format: ContentFormat) -> Result<Self, TokenizeError> {
+    fn read(index: usize, message: &'a JsonValue<'_>, form: ContentForm) -> Result<Self, TokenizeError> {
         let wrong = |problem| TokenizeError::message(index, problem);
         let message = message.as_object().ok_or_else(|| wrong("is not an object"))?;
         let role = message.get("role").and_then(JsonValue::as_str).ok_or_else(|| wrong("has no role"))?;
-        let content = message_content(index, role, message.get("content"), format)?;
+        let content = message_content(index, role, message.get("content"), form)?;
         let mut members = Vec::new();
         match role {
             "assistant" => {
@@ -143,6 +167,14 @@ impl<'a> Message<'a> {
         self.role == "system"
     }
 
+    /// Whether its content has media, as [`MediaForm::Announced`].
+    pub(crate) fn has_media(&self) -> bool {
+        match &self.content {
+            Content::Text(text) => text.contains(MEDIA_MARK),
+            Content::Parts(parts) => parts.iter().any(Part::is_media),
+        }
+    }
+
     /// The text of the content, parts joined by line feeds.
     fn text(&self) -> Cow<'_, str> {
         match &self.content {
@@ -166,6 +198,7 @@ impl Part<'_> {
         let (kind, key) = match self.kind {
             PartKind::Text => ("text", "text"),
             PartKind::ToolReference => ("tool_reference", "name"),
+            PartKind::Media(kind) => return Value::from_pairs([("type", Value::from(kind))]),
         };
         let first = [("type", Value::from(kind)), (key, Value::from(self.text.as_ref()))];
         Value::from_pairs(first.into_iter().chain(self.extras))
@@ -183,7 +216,7 @@ fn message_content<'a>(
     index: usize,
     role: &str,
     content: Option<&'a JsonValue<'_>>,
-    format: ContentFormat,
+    form: ContentForm,
 ) -> Result<Content<'a>, TokenizeError> {
     let mut parts = match content {
         None => Vec::new(),
@@ -193,7 +226,7 @@ fn message_content<'a>(
         Some(JsonValue::Array(parts)) => {
             let mut read = Vec::with_capacity(parts.len());
             for part in parts {
-                read.extend(content_part(index, part)?);
+                read.extend(content_part(index, part, form.media)?);
             }
             read
         }
@@ -203,9 +236,15 @@ fn message_content<'a>(
         parts.retain_mut(|part| part.kind != PartKind::Text || part.strip_billing_header());
     }
     let is_flat = role == "tool" && parts.iter().all(|part| part.kind == PartKind::Text);
-    Ok(if format == ContentFormat::OpenAi && !is_flat {
-        Content::Parts(parts)
-    } else if parts.len() == 1 {
+    if form.format == ContentFormat::OpenAi && !is_flat {
+        return Ok(Content::Parts(parts));
+    }
+    if parts.iter().any(Part::is_media) {
+        // The engine puts a model's placeholders in front.
+        parts.retain(|part| !part.is_media());
+        parts.insert(0, Part::text(MEDIA_MARK));
+    }
+    Ok(if parts.len() == 1 {
         Content::Text(parts.swap_remove(0).text)
     } else {
         Content::Text(Cow::Owned(joined(parts.iter().map(|part| part.text.as_ref()))))
@@ -229,6 +268,10 @@ impl<'a> Part<'a> {
         Self { kind: PartKind::Text, text: Cow::Borrowed(text), extras: Vec::new() }
     }
 
+    fn is_media(&self) -> bool {
+        matches!(self.kind, PartKind::Media(_))
+    }
+
     /// Takes the billing line away; false if nothing is left.
     fn strip_billing_header(&mut self) -> bool {
         if !self.text.starts_with(BILLING_HEADER) {
@@ -240,7 +283,11 @@ impl<'a> Part<'a> {
     }
 }
 
-fn content_part<'a>(index: usize, part: &'a JsonValue<'_>) -> Result<Option<Part<'a>>, TokenizeError> {
+fn content_part<'a>(
+    index: usize,
+    part: &'a JsonValue<'_>,
+    media: MediaForm,
+) -> Result<Option<Part<'a>>, TokenizeError> {
     let wrong = |problem| TokenizeError::message(index, problem);
     let part = part.as_object().ok_or_else(|| wrong("has a part that is no object"))?;
     let kind = part.get("type").and_then(JsonValue::as_str);
@@ -249,8 +296,19 @@ fn content_part<'a>(index: usize, part: &'a JsonValue<'_>) -> Result<Option<Part
         Some("refusal") => (PartKind::Text, "refusal"),
         Some("thinking") => (PartKind::Text, "thinking"),
         Some("tool_reference") => (PartKind::ToolReference, "name"),
+        Some("prompt_embeds") => return Err(TokenizeError::Unsupported(Unsupported::PromptEmbeds)),
         Some(kind) if MULTIMODAL_PARTS.contains(&kind) => {
-            return Err(TokenizeError::Unsupported(Unsupported::Multimodal { index, part: kind.to_owned() }));
+            return match (media, modality(kind)) {
+                (MediaForm::Announced, Some(modality)) => {
+                    let kind = PartKind::Media(modality);
+                    Ok(Some(Part { kind, text: Cow::Borrowed(""), extras: Vec::new() }))
+                }
+                (MediaForm::LeftOut, Some(_)) => Ok(None),
+                _ => {
+                    let part = kind.to_owned();
+                    Err(TokenizeError::Unsupported(Unsupported::Multimodal { index, part }))
+                }
+            };
         }
         Some(_) => return Err(wrong("has a part of unknown type")),
         // Some kinds of image are told by their key alone.
@@ -267,6 +325,16 @@ fn content_part<'a>(index: usize, part: &'a JsonValue<'_>) -> Result<Option<Part
         extras.push((key, template_value(value)?));
     }
     Ok(Some(Part { kind, text: Cow::Borrowed(text), extras }))
+}
+
+/// What vLLM tells a template of a type of part; None for types that it doesn't know itself.
+fn modality(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "image_url" | "input_image" | "image_pil" | "image_embeds" => "image",
+        "audio_url" | "input_audio" | "audio_embeds" => "audio",
+        "video_url" => "video",
+        _ => return None,
+    })
 }
 
 /// A tool call with its keys in pydantic's order and its arguments as an object.

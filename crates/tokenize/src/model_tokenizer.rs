@@ -6,11 +6,13 @@ use minijinja::Value;
 use warmroute_inference_api::{Api, ApiRequest, Field, JsonNumber, JsonValue, Prompt, parse_json};
 
 use crate::chat_template::ChatTemplate;
+use crate::content_format::ContentFormat;
 use crate::encoder::{Encoder, FastEncoder};
 use crate::error::{LoadError, Rejection, TokenizeError, Unsupported};
 use crate::kwargs::{PromptEnd, template_variables};
+use crate::media_tokens::MediaTokens;
 use crate::member::{flag, json_error, member};
-use crate::message::{Continuation, merge_developers, normalized_messages};
+use crate::message::{ContentForm, Continuation, MediaForm, merge_developers, normalized_messages};
 use crate::prompt_options::PromptOptions;
 use crate::tools::template_tools;
 use crate::truncation::Truncation;
@@ -24,6 +26,13 @@ pub struct ModelTokenizer {
     encoder: Box<dyn Encoder>,
     templates: Templates,
     special_tokens: Vec<(&'static str, String)>,
+    pub(crate) media_tokens: MediaTokens,
+}
+
+/// A conversation as the template writes it.
+pub(crate) struct RenderedChat {
+    pub(crate) text: String,
+    pub(crate) format: ContentFormat,
 }
 
 /// The chat templates of a model, of which some have one for conversations with tools.
@@ -71,7 +80,8 @@ impl ModelTokenizer {
             Templates::of_config(&config_path, &config)?
         };
         let encoder = Box::new(FastEncoder::load(&dir.join("tokenizer.json"))?);
-        Ok(Self { encoder, templates, special_tokens: special_tokens(&config) })
+        let media_tokens = MediaTokens::new(encoder.hard_tokens());
+        Ok(Self { encoder, templates, special_tokens: special_tokens(&config), media_tokens })
     }
 
     /// Replaces the chat template, as `vllm serve --chat-template` does.
@@ -109,7 +119,10 @@ impl ModelTokenizer {
             Api::Completions => {
                 for (field, name) in [(Field::Suffix, "suffix"), (Field::PromptEmbeds, "prompt_embeds")] {
                     if member(request, field, name)?.is_some() {
-                        return Err(TokenizeError::unclear(name));
+                        return Err(match field {
+                            Field::PromptEmbeds => TokenizeError::Unsupported(Unsupported::PromptEmbeds),
+                            _ => TokenizeError::unclear(name),
+                        });
                     }
                 }
                 let reused = reused_ids(request)?;
@@ -147,6 +160,16 @@ impl ModelTokenizer {
         request: &ApiRequest<'_>,
         options: &PromptOptions,
     ) -> Result<String, TokenizeError> {
+        Ok(self.render(request, options, MediaForm::Refused)?.text)
+    }
+
+    /// Renders a chat request, with what `media` makes of its media.
+    pub(crate) fn render(
+        &self,
+        request: &ApiRequest<'_>,
+        options: &PromptOptions,
+        media: MediaForm,
+    ) -> Result<RenderedChat, TokenizeError> {
         let Prompt::Chat(chat) = &request.prompt else {
             return Err(TokenizeError::Unsupported(Unsupported::Api));
         };
@@ -162,8 +185,11 @@ impl ModelTokenizer {
         };
         let format = options.content_format.unwrap_or(template.content_format());
         let tree = parse_json(chat.messages).map_err(|error| json_error("messages", error))?;
-        let mut messages = normalized_messages(&tree, format)?;
+        let mut messages = normalized_messages(&tree, ContentForm { format, media })?;
         if !template.mentions_developer() && messages.iter().any(|message| message.is_developer()) {
+            if messages.iter().any(|message| message.has_media()) {
+                return Err(TokenizeError::unclear("messages"));
+            }
             messages = merge_developers(messages);
         }
         let continuation =
@@ -177,10 +203,11 @@ impl ModelTokenizer {
         let messages: Value = messages.into_iter().map(|message| message.into_value()).collect();
         variables.push(("messages".to_owned(), messages));
         let rendered = template.render(variables, options)?;
-        match continuation {
-            Some(continuation) => continuation.cut(rendered),
-            None => Ok(rendered),
-        }
+        let text = match continuation {
+            Some(continuation) => continuation.cut(rendered)?,
+            None => rendered,
+        };
+        Ok(RenderedChat { text, format })
     }
 
     /// Appends the ids of a text to `ids`.
@@ -291,7 +318,7 @@ fn special_tokens(config: &JsonValue<'_>) -> Vec<(&'static str, String)> {
         .collect()
 }
 
-fn check_salt(request: &ApiRequest<'_>) -> Result<(), TokenizeError> {
+pub(crate) fn check_salt(request: &ApiRequest<'_>) -> Result<(), TokenizeError> {
     match member(request, Field::CacheSalt, "cache_salt")? {
         None => Ok(()),
         Some(JsonValue::String(salt)) if !salt.is_empty() => Ok(()),
@@ -301,7 +328,7 @@ fn check_salt(request: &ApiRequest<'_>) -> Result<(), TokenizeError> {
 }
 
 /// Ids that `kv_transfer_params.prompt_token_ids` gives in place of the text.
-fn reused_ids(request: &ApiRequest<'_>) -> Result<Option<Vec<u32>>, TokenizeError> {
+pub(crate) fn reused_ids(request: &ApiRequest<'_>) -> Result<Option<Vec<u32>>, TokenizeError> {
     let params = member(request, Field::KvTransferParams, "kv_transfer_params")?;
     match params.as_ref().and_then(|params| params.get("prompt_token_ids")) {
         None | Some(JsonValue::Null) => Ok(None),

@@ -10,6 +10,7 @@ mod files;
 mod kinds;
 mod length;
 mod load;
+mod media;
 mod oracle;
 mod parity;
 mod templates;
