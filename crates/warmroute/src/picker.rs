@@ -384,6 +384,8 @@ impl Draft {
             model: metrics.requests.model_label(receipt.engine_model()).into(),
             predicted_tokens: receipt.predicted_cached_tokens,
             expected_tokens: match self.explanation.was_idle {
+                // What the engine keeps of media isn't foreseen.
+                _ if self.has_media => u32::MAX,
                 true => receipt.predicted_cached_tokens,
                 false => receipt.expected_cached_tokens,
             },

@@ -68,15 +68,26 @@ impl KeySet {
     }
 }
 
+/// Token ids that the engine will see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ExactTokens {
+    /// All of them, one list per prompt.
+    Whole(Vec<Vec<u32>>),
+    /// Those of the one prompt before its first image, sound or video.
+    BeforeMedia(Vec<u32>),
+}
+
 /// The prompt as the index needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PromptKeys {
-    /// Tokens of each prompt.
+    /// Tokens of each prompt; guessed, and more than there are keys for, if `is_up_to_media`.
     pub prompt_tokens: Vec<u32>,
     /// One set per block size in use.
     pub sets: Vec<KeySet>,
-    /// The token ids of each prompt; empty unless [`KeysWanted::token_ids`].
+    /// The token ids of each prompt; empty unless [`KeysWanted::token_ids`], and if `is_up_to_media`.
     pub token_ids: Vec<Vec<u32>>,
+    /// Whether the prompt is known up to its first image, sound or video only.
+    pub is_up_to_media: bool,
 }
 
 /// What is guessed of a prompt whose exact tokens aren't known.
@@ -172,9 +183,10 @@ pub struct ReadRequest {
     pub media_parts: u32,
     /// The salt that keeps this request's KV blocks from those of others.
     pub cache_salt: Option<String>,
-    /// The prompt, if its exact tokens are known: those of prompts of token ids always, others if they are wanted.
+    /// The prompt, if its exact tokens are known, or those before its first image, sound or video: those of prompts of
+    /// token ids always, others if they are wanted.
     pub prompt: Option<PromptKeys>,
-    /// What is guessed of the prompt, if its exact tokens aren't known; None for APIs without a prompt.
+    /// What is guessed of the prompt, if its exact tokens aren't all known; None for APIs without a prompt.
     pub estimated: Option<EstimatedPrompt>,
     /// Keys of the prompt's tokens, exact or guessed, if approximate matches are wanted.
     pub approximate: Option<ApproximateKeys>,
@@ -201,7 +213,15 @@ impl ReadRequest {
 
     /// Whether [`Self::prompt_tokens`] is guessed.
     pub fn is_estimated(&self) -> bool {
-        self.prompt.is_none() && self.estimated.is_some()
+        match &self.prompt {
+            Some(prompt) => prompt.is_up_to_media,
+            None => self.estimated.is_some(),
+        }
+    }
+
+    /// The prompt, if all of its tokens are known and not only those before its first image, sound or video.
+    pub fn whole_prompt(&self) -> Option<&PromptKeys> {
+        self.prompt.as_ref().filter(|prompt| !prompt.is_up_to_media)
     }
 
     /// Prompts whose tokens are known or guessed.

@@ -22,6 +22,9 @@ pub enum Fallback {
     NoTokenizer,
     /// The tokenizer or the chat template can't say what the engine will see.
     NotTokenizable,
+    /// The prompt has images, sounds or videos: it was matched up to the first of them, since the engine alone knows how
+    /// what follows is kept.
+    MatchedUpToMedia,
     /// The engine is expected to refuse the request (it says so itself); it was picked without tokens.
     LikelyRefusedByEngine,
     /// Tokens and block keys took longer than their deadline.
@@ -45,7 +48,8 @@ pub enum Fallback {
     /// A prefix match was asked for and the view of at least one candidate's engine is doubtful: events are missing, so
     /// it may lack blocks or claim lost ones.
     EventGaps,
-    /// A prefix match was asked for and at least one candidate's engine isn't subscribed to: what it holds isn't seen.
+    /// A prefix match was asked for and at least one candidate's engine isn't subscribed to, or tells nothing though it
+    /// was sent requests: what it holds isn't seen.
     NoEvents,
     /// At least one candidate had no fresh metrics.
     MetricsNotFresh,
@@ -81,9 +85,10 @@ impl Fallback {
     }
 
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::NoTokenizer,
         Self::NotTokenizable,
+        Self::MatchedUpToMedia,
         Self::LikelyRefusedByEngine,
         Self::TokenizeDeadline,
         Self::TokenizeBusy,
@@ -111,6 +116,7 @@ impl Fallback {
         match self {
             Self::NoTokenizer => "no-tokenizer",
             Self::NotTokenizable => "not-tokenizable",
+            Self::MatchedUpToMedia => "matched-up-to-media",
             Self::LikelyRefusedByEngine => "likely-refused-by-engine",
             Self::TokenizeDeadline => "tokenize-deadline",
             Self::TokenizeBusy => "tokenize-busy",

@@ -92,7 +92,7 @@ impl InEffect {
     pub(super) fn outgoing(&self, charging: &Charging<'_>, row: usize, read: &ReadRequest) -> Vec<Outgoing> {
         let Some(keys) = &read.approximate else { return Vec::new() };
         let (endpoint, signals) = (charging.state(row), charging.signals);
-        let by_events = read.prompt.is_some() && endpoint.engine.is_seen();
+        let by_events = read.whole_prompt().is_some() && endpoint.engine.is_seen();
         let counts = |at: usize| {
             let uses = |source| source == MatchSource::Sent(at) || source == MatchSource::EventsElseSent(at);
             let producer = self.policy.prefix.producers.iter().find(|producer| uses(producer.source));

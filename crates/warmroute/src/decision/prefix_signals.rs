@@ -176,13 +176,16 @@ impl PrefixSignals {
             MatchSource::Sent(at) => sent(at),
             MatchSource::EventsElseSent(at) => {
                 let state = &from.snapshot.states[from.rows[row] as usize];
-                let events = of(&self.events);
-                if from.prompt.is_some() && state.engine.is_seen() {
-                    return events;
+                let (events, sent) = (of(&self.events), sent(at));
+                let is_more = events.matched.matched_tokens() > sent.matched.matched_tokens();
+                match from.prompt.filter(|_| state.engine.is_seen()) {
+                    Some(prompt) if !prompt.is_up_to_media || is_more => events,
+                    // Behind an image events tell nothing that could be looked up: that counts as expected, not as known.
+                    Some(_) => Held { is_approximate: false, ..sent.known_as(events) },
+                    // What the engine last told doesn't count, but what is expected there does, if it is more.
+                    None if is_more => events,
+                    None => sent,
                 }
-                // What the engine last told doesn't count, but what is expected there does, if it is more.
-                let sent = sent(at);
-                if events.matched.matched_tokens() > sent.matched.matched_tokens() { events } else { sent }
             }
         }
     }
@@ -256,9 +259,12 @@ impl Found {
                 if *size != set.block_size_tokens {
                     continue;
                 }
-                let blocks = |keys: &Vec<BlockKey>| keys.len().min(max_blocks) as u32;
+                // Of a prompt with media more tokens are guessed than there are keys for.
+                let blocks = |(keys, tokens): (&Vec<BlockKey>, &u32)| {
+                    keys.len().max((tokens / size.max(&1)) as usize).min(max_blocks) as u32
+                };
                 let matched = &mut self.held[row as usize].matched;
-                matched.total_blocks = set.prompts.iter().map(blocks).sum();
+                matched.total_blocks = set.prompts.iter().zip(prompts.tokens).map(blocks).sum();
                 matched.block_size_tokens = set.block_size_tokens;
                 if let Some(slot) = slot {
                     asked_rows.push(row);
@@ -287,6 +293,12 @@ impl Found {
 }
 
 impl Held {
+    /// The same with what another one says is known.
+    fn known_as(self, other: Self) -> Self {
+        let expected_tokens = self.expected_tokens.max(other.known_tokens);
+        Self { known_blocks: other.known_blocks, known_tokens: other.known_tokens, expected_tokens, ..self }
+    }
+
     /// Adds what was found of one prompt, and how many blocks of it count.
     fn add(&mut self, found: &Match, counted_blocks: u32, prompt_tokens: u32, block_size_tokens: u32) {
         self.matched.matched_blocks += counted_blocks;

@@ -30,7 +30,8 @@ pub struct Prediction {
     pub model: Box<str>,
     /// Prompt tokens from the cache by what the engine is known to hold.
     pub predicted_tokens: u32,
-    /// The same with what it is expected to hold soon because of requests that are under way there; at least as many.
+    /// The same with what it is expected to hold soon because of requests that are under way there; at least as many, and
+    /// as many as can be where more of the prompt may be cached than is foreseen.
     pub expected_tokens: u32,
     /// Exact tokens of the prompt; None if they aren't known.
     pub prompt_tokens: Option<u32>,

@@ -152,6 +152,7 @@ mod tests {
             prompt_tokens: vec![64],
             sets: vec![KeySet { block_size_tokens: 16, prompts: vec![keys] }],
             token_ids: Vec::new(),
+            is_up_to_media: false,
         }
     }
 

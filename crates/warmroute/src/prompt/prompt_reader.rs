@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::JoinError;
 use warmroute_inference_api::{Api, ApiRequest, Field, Prompt, Rejection, parse_request};
 use warmroute_kv_index::{KeyExtras, block_keys};
 use warmroute_tokenize::{
     Estimator, ModelTokenizer, PromptOptions, Rejection as Refused, TokenizeError, Unsupported, VideoHints,
 };
 
-use super::renderer::{RenderJob, Renderer, rendered_ids};
-use super::{AdapterNames, EstimatedPrompt, KeySet, KeysWanted, PromptKeys, ReadRequest, TokenSource};
+use super::renderer::{MediaFeatures, RenderJob, Renderer, rendered_tokens};
+use super::{
+    AdapterNames, EstimatedPrompt, ExactTokens, KeySet, KeysWanted, PromptKeys, ReadRequest, TokenSource,
+};
 use crate::receipt::{Fallback, FallbackNote};
 
 /// Bodies up to this size are handled on the async thread if they hold no chat: less work than handing them over.
@@ -38,6 +39,15 @@ struct Work {
     estimator: Estimator,
     adapters: Arc<AdapterNames>,
     options: PromptOptions,
+}
+
+/// A body and what is wanted of it.
+#[derive(Clone)]
+struct Source {
+    api: Api,
+    body: Bytes,
+    hints: VideoHints,
+    wanted: KeysWanted,
 }
 
 /// What came of one body.
@@ -112,45 +122,63 @@ impl PromptReader {
             (true, _) => body.len() <= INLINE_BODY_BYTES,
         };
         if small {
-            let (request, read) = self.work.begin(api, body, &hints, wanted)?;
-            return Ok(self.work.finish(request, read, body, wanted));
+            let (request, read) = self.work.begin(api, body, wanted)?;
+            return Ok(self.work.finish(request, read, body, &hints, wanted));
         }
         let deadline = tokio::time::Instant::now() + self.deadline;
         let Ok(slot) = tokio::time::timeout_at(deadline, self.slots.clone().acquire_owned()).await else {
             return self.without_slot(api, body, &hints);
         };
         let (begun, draft) = oneshot::channel();
-        let (work, body, wanted) = (self.work.clone(), body.clone(), wanted.clone());
+        let source = Source { api, body: body.clone(), hints, wanted: wanted.clone() };
+        let (work, given) = (self.work.clone(), source.clone());
         // The slot is given back when the work is done, not when the wait for it is over.
         let job = tokio::task::spawn_blocking(move || {
             let _slot = slot;
-            let (request, read) = work.begin(api, &body, &hints, &wanted)?;
+            let Source { api, body, hints, wanted } = given;
+            let (request, read) = work.begin(api, &body, &wanted)?;
             // Nobody may be waiting any more.
             let _ = begun.send(read.clone());
-            Ok(work.finish(request, read, &body, &wanted))
+            Ok(work.finish(request, read, &body, &hints, &wanted))
         });
-        self.within(deadline, job, draft).await
+        let note = match tokio::time::timeout_at(deadline, job).await {
+            Ok(Ok(reading)) => return reading,
+            Ok(Err(_)) => {
+                FallbackNote { kind: Fallback::NotTokenizable, detail: "the tokenizer panicked".to_owned() }
+            }
+            Err(_) => FallbackNote { kind: Fallback::TokenizeDeadline, detail: self.over_deadline() },
+        };
+        let read = self.without_tokens(source, draft).await?;
+        Ok(Reading { read: ReadRequest { fallback: Some(note), ..read }, job: None })
     }
 
-    /// The job's result, or at the deadline what it had found by then.
-    async fn within(
+    /// What a body says without its exact tokens, which didn't come in time: with a guess of them, or if that takes
+    /// as long again what had been read until then.
+    async fn without_tokens(
         &self,
-        deadline: tokio::time::Instant,
-        job: impl Future<Output = Result<Result<Reading, Rejection>, JoinError>>,
+        source: Source,
         mut draft: oneshot::Receiver<ReadRequest>,
-    ) -> Result<Reading, Rejection> {
-        let (kind, detail) = match tokio::time::timeout_at(deadline, job).await {
-            Ok(Ok(reading)) => return reading,
-            Ok(Err(_)) => (Fallback::NotTokenizable, "the tokenizer panicked".to_owned()),
-            Err(_) => (Fallback::TokenizeDeadline, self.over_deadline()),
-        };
-        Ok(Reading { read: draft.try_recv().unwrap_or_default().fell_back(kind, detail), job: None })
+    ) -> Result<ReadRequest, Rejection> {
+        if source.body.len() <= INLINE_SCAN_BYTES {
+            return self.work.guess(&source);
+        }
+        let work = self.work.clone();
+        let guess = tokio::task::spawn_blocking(move || work.guess(&source));
+        match tokio::time::timeout(self.deadline, guess).await {
+            Ok(Ok(guessed)) => guessed,
+            _ => Ok(draft.try_recv().unwrap_or_default()),
+        }
     }
 
     /// All slots are taken: what a scan alone says, of bodies that are scanned quickly.
     fn without_slot(&self, api: Api, body: &[u8], hints: &VideoHints) -> Result<Reading, Rejection> {
         let read = match body.len() <= INLINE_SCAN_BYTES {
-            true => self.work.begin(api, body, hints, &KeysWanted::default())?.1,
+            true => {
+                let wanted = KeysWanted::default();
+                let (request, mut read) = self.work.begin(api, body, &wanted)?;
+                self.work.add_guess(&mut read, &request, hints, &wanted);
+                read
+            }
             false => ReadRequest::default(),
         };
         Ok(Reading { read: read.fell_back(Fallback::TokenizeBusy, self.over_deadline()), job: None })
@@ -173,9 +201,9 @@ impl PromptReader {
             Err(error) => return read.fell_back(error.fallback(), error.to_string()),
         };
         let work = self.work.clone();
-        let keyed = move || match rendered_ids(&page) {
-            Ok(ids) => {
-                work.key(&mut read, ids, &wanted);
+        let keyed = move || match rendered_tokens(&page) {
+            Ok(tokens) => {
+                work.key(&mut read, tokens, &wanted);
                 read
             }
             Err(error) => read.fell_back(error.fallback(), error.to_string()),
@@ -186,12 +214,11 @@ impl PromptReader {
 }
 
 impl Work {
-    /// Parses the body and guesses its tokens.
+    /// Parses the body.
     fn begin<'b>(
         &self,
         api: Api,
         body: &'b [u8],
-        hints: &VideoHints,
         wanted: &KeysWanted,
     ) -> Result<(ApiRequest<'b>, ReadRequest), Rejection> {
         let request = parse_request(api, body)?;
@@ -199,11 +226,7 @@ impl Work {
         if api.needs_model() && model.is_empty() {
             return Err(Rejection::NoModel);
         }
-        let estimated = match has_ids(&request) {
-            true => None,
-            false => self.estimate(&request, hints, wanted),
-        };
-        let mut read = ReadRequest {
+        let read = ReadRequest {
             model: model.to_owned(),
             model_range: request.model_range.clone(),
             target_model: wanted.target_model.clone(),
@@ -211,11 +234,31 @@ impl Work {
             max_tokens: request.max_tokens,
             media_parts: request.media_parts,
             cache_salt: request.cache_salt.as_deref().map(str::to_owned),
-            estimated,
             ..ReadRequest::default()
         };
-        read.key_approximately(wanted);
         Ok((request, read))
+    }
+
+    /// Parses a body and guesses its tokens.
+    fn guess(&self, source: &Source) -> Result<ReadRequest, Rejection> {
+        let Source { api, body, hints, wanted } = source;
+        let (request, mut read) = self.begin(*api, body, wanted)?;
+        self.add_guess(&mut read, &request, hints, wanted);
+        Ok(read)
+    }
+
+    /// Guesses the tokens of a prompt. It is for where the exact ones aren't known: it takes its time, too.
+    fn add_guess(
+        &self,
+        read: &mut ReadRequest,
+        request: &ApiRequest<'_>,
+        hints: &VideoHints,
+        wanted: &KeysWanted,
+    ) {
+        if !has_ids(request) {
+            read.estimated = self.estimate(request, hints, wanted);
+        }
+        read.key_approximately(wanted);
     }
 
     fn estimate(
@@ -232,41 +275,64 @@ impl Work {
         Some(EstimatedPrompt { prompt_tokens: lengths(&token_ids), token_ids })
     }
 
-    /// Makes exact tokens and keys, or says who can.
+    /// Makes exact tokens and keys, or a guess of them, or says who can.
     fn finish(
         &self,
         mut request: ApiRequest<'_>,
         mut read: ReadRequest,
         body: &Bytes,
+        hints: &VideoHints,
         wanted: &KeysWanted,
     ) -> Reading {
-        if !has_ids(&request) && !wanted.tokens() {
+        let gives_ids = has_ids(&request);
+        if !gives_ids && !wanted.tokens() {
+            self.add_guess(&mut read, &request, hints, wanted);
             return Reading { read, job: None };
         }
         if self.renders
-            && !has_ids(&request)
+            && !gives_ids
             && let Some(job) = RenderJob::of(&request, body)
         {
+            self.add_guess(&mut read, &request, hints, wanted);
             return Reading { read, job: Some(job) };
         }
-        match self.exact_tokens(&mut request) {
-            Ok(ids) => self.key(&mut read, ids, wanted),
-            // An estimate that is configured, and good for what is wanted, is no fallback.
-            Err(note) if note.kind == Fallback::NoTokenizer && !wanted.prefix_match => {}
-            Err(note)
-                if note.kind == Fallback::NoPromptApi && !wanted.prefix_match && read.estimated.is_some() => {
+        let note = match self.exact_tokens(&mut request) {
+            Ok(tokens) => {
+                if matches!(tokens, ExactTokens::BeforeMedia(_)) {
+                    self.add_guess(&mut read, &request, hints, wanted);
+                }
+                self.key(&mut read, tokens, wanted);
+                return Reading { read, job: None };
             }
-            Err(note) => read.fallback = Some(note),
-        }
+            Err(note) => note,
+        };
+        self.add_guess(&mut read, &request, hints, wanted);
+        // An estimate that is configured, and good for what is wanted, is no fallback.
+        let is_estimate_enough = !wanted.prefix_match
+            && match note.kind {
+                Fallback::NoTokenizer => true,
+                Fallback::NoPromptApi => read.estimated.is_some(),
+                _ => false,
+            };
+        read.fallback = Some(note).filter(|_| !is_estimate_enough);
         Reading { read, job: None }
     }
 
-    /// The token ids that the engine will see, one list per prompt.
-    fn exact_tokens(&self, request: &mut ApiRequest<'_>) -> Result<Vec<Vec<u32>>, FallbackNote> {
+    /// The token ids that the engine will see.
+    fn exact_tokens(&self, request: &mut ApiRequest<'_>) -> Result<ExactTokens, FallbackNote> {
+        if let Some(detail) = beyond_tokens(request) {
+            return Err(FallbackNote { kind: Fallback::NotTokenizable, detail: detail.to_owned() });
+        }
         let takes_ids = has_ids(request);
+        let features = request.field(Field::Features).filter(|_| request.api == Api::VllmGenerate);
+        let features = features.and_then(|value| serde_json::from_slice::<MediaFeatures>(value).ok());
+        let before_media = features.and_then(|features| features.tokens_before());
         match &mut request.prompt {
-            Prompt::TokenIds(ids) if takes_ids => return Ok(vec![std::mem::take(ids)]),
-            Prompt::TokenIdLists(lists) if takes_ids => return Ok(std::mem::take(lists)),
+            Prompt::TokenIds(ids) if takes_ids => return Ok(ExactTokens::Whole(vec![std::mem::take(ids)])),
+            Prompt::TokenIdLists(lists) if takes_ids => return Ok(ExactTokens::Whole(std::mem::take(lists))),
+            Prompt::TokenIds(ids) if let Some(tokens) = before_media => {
+                return Ok(ExactTokens::BeforeMedia(ids[..tokens.min(ids.len())].to_vec()));
+            }
             _ => {}
         }
         if !matches!(request.api, Api::ChatCompletions | Api::Completions) {
@@ -276,12 +342,62 @@ impl Work {
             kind: Fallback::NoTokenizer,
             detail: "start with --tokenizer DIR to match text prompts".to_owned(),
         })?;
-        let prompts = tokenizer.tokens(request, &self.options).map_err(|error| note_of(&error))?;
-        Ok(prompts.into_iter().map(|prompt| prompt.ids).collect())
+        let tokens = match tokenizer.tokens(request, &self.options) {
+            Ok(prompts) => Ok(ExactTokens::Whole(prompts.into_iter().map(|prompt| prompt.ids).collect())),
+            Err(TokenizeError::Unsupported(Unsupported::Multimodal { .. })) => {
+                tokenizer.tokens_before_media(request, &self.options).map(ExactTokens::BeforeMedia)
+            }
+            Err(error) => Err(error),
+        };
+        tokens.map_err(|error| note_of(&error))
+    }
+
+    /// Makes keys of tokens.
+    fn key(&self, read: &mut ReadRequest, tokens: ExactTokens, wanted: &KeysWanted) {
+        match tokens {
+            ExactTokens::Whole(ids) => self.key_whole(read, ids, wanted),
+            ExactTokens::BeforeMedia(ids) => self.key_before_media(read, ids, wanted),
+        }
     }
 
     /// Puts exact tokens and what follows from them in the place of the guess.
-    fn key(&self, read: &mut ReadRequest, token_ids: Vec<Vec<u32>>, wanted: &KeysWanted) {
+    fn key_whole(&self, read: &mut ReadRequest, token_ids: Vec<Vec<u32>>, wanted: &KeysWanted) {
+        let prompt = PromptKeys {
+            prompt_tokens: lengths(&token_ids),
+            sets: self.sets(read, &token_ids, wanted),
+            token_ids: if wanted.token_ids { token_ids } else { Vec::new() },
+            is_up_to_media: false,
+        };
+        read.prompt = Some(prompt);
+        read.estimated = None;
+        read.approximate = None;
+        if wanted.approximate_of_exact {
+            read.key_approximately(wanted);
+        }
+        note_unknown_block_size(read, wanted);
+    }
+
+    /// Adds what follows from the tokens before the first image, sound or video to the guess. The guess stands for the
+    /// whole prompt, which is longer than these.
+    fn key_before_media(&self, read: &mut ReadRequest, token_ids: Vec<u32>, wanted: &KeysWanted) {
+        let known_tokens = u32::try_from(token_ids.len()).unwrap_or(u32::MAX);
+        let guessed = read.estimated.as_ref().map_or(0, EstimatedPrompt::total_tokens);
+        let prompt_tokens = guessed.max(known_tokens.saturating_add(1));
+        if let Some(estimated) = &mut read.estimated {
+            estimated.prompt_tokens = vec![prompt_tokens];
+        }
+        read.prompt = Some(PromptKeys {
+            prompt_tokens: vec![prompt_tokens],
+            sets: self.sets(read, &[token_ids], wanted),
+            token_ids: Vec::new(),
+            is_up_to_media: true,
+        });
+        let detail = format!("the first {known_tokens} tokens, which come before any image, sound or video");
+        read.fallback = Some(FallbackNote { kind: Fallback::MatchedUpToMedia, detail });
+        note_unknown_block_size(read, wanted);
+    }
+
+    fn sets(&self, read: &ReadRequest, token_ids: &[Vec<u32>], wanted: &KeysWanted) -> Vec<KeySet> {
         let target = read.target_model();
         let lora = self.adapters.contains(target).then_some(target);
         let extras = KeyExtras { lora, cache_salt: read.cache_salt.as_deref() };
@@ -296,21 +412,14 @@ impl Work {
                 })
                 .collect(),
         };
-        let prompt = PromptKeys {
-            prompt_tokens: lengths(&token_ids),
-            sets: wanted.block_sizes_tokens.iter().copied().map(keys_for).collect(),
-            token_ids: if wanted.token_ids { token_ids } else { Vec::new() },
-        };
-        read.prompt = Some(prompt);
-        read.estimated = None;
-        read.approximate = None;
-        if wanted.approximate_of_exact {
-            read.key_approximately(wanted);
-        }
-        if wanted.prefix_match && wanted.block_sizes_tokens.is_empty() {
-            let detail = "no engine has told its block size yet".to_owned();
-            read.fallback = Some(FallbackNote { kind: Fallback::BlockSizeUnknown, detail });
-        }
+        wanted.block_sizes_tokens.iter().copied().map(keys_for).collect()
+    }
+}
+
+fn note_unknown_block_size(read: &mut ReadRequest, wanted: &KeysWanted) {
+    if wanted.prefix_match && wanted.block_sizes_tokens.is_empty() {
+        let detail = "no engine has told its block size yet".to_owned();
+        read.fallback = Some(FallbackNote { kind: Fallback::BlockSizeUnknown, detail });
     }
 }
 
@@ -323,13 +432,19 @@ fn has_ids(request: &ApiRequest<'_>) -> bool {
     let others: &[Field] = match request.api {
         Api::VllmGenerate => &[Field::Features],
         Api::SglangGenerate => &[Field::ImageData, Field::AudioData, Field::VideoData, Field::LoraPath],
-        _ => &[Field::TruncatePromptTokens, Field::KvTransferParams, Field::PromptEmbeds],
+        _ => &[Field::TruncatePromptTokens, Field::KvTransferParams, Field::PromptEmbeds, Field::LoraPath],
     };
-    let absent = |field: &Field| match request.api {
-        Api::VllmGenerate | Api::SglangGenerate => request.field(*field).is_none_or(|value| value == b"null"),
-        _ => request.field(*field).is_none(),
-    };
+    let absent = |field: &Field| !request.has(*field);
     matches!(request.prompt, Prompt::TokenIds(_) | Prompt::TokenIdLists(_)) && others.iter().all(absent)
+}
+
+/// What of a request decides its blocks and is told neither by its tokens nor by events.
+fn beyond_tokens(request: &ApiRequest<'_>) -> Option<&'static str> {
+    let is_openai = matches!(request.api, Api::ChatCompletions | Api::Completions);
+    if is_openai && request.has(Field::LoraPath) {
+        return Some("events don't tell adapters that are asked for by lora_path");
+    }
+    (is_openai && request.has(Field::PromptEmbeds)).then_some("prompt embeddings have no tokens")
 }
 
 /// The note for the receipt. Texts that a template made may quote the request, so they are left out.
@@ -342,9 +457,10 @@ fn note_of(error: &TokenizeError) -> FallbackNote {
         TokenizeError::Unsupported(Unsupported::Template(_)) => {
             (Fallback::NotTokenizable, "the chat template fails".to_owned())
         }
-        TokenizeError::Unsupported(Unsupported::Multimodal { index, .. }) => {
-            (Fallback::NotTokenizable, format!("message {index} has a part that is no text"))
-        }
+        TokenizeError::Unsupported(Unsupported::Multimodal { .. }) => (
+            Fallback::NotTokenizable,
+            "there are images, sounds or videos, and where they begin isn't known of this model".to_owned(),
+        ),
         TokenizeError::Unsupported(_) | TokenizeError::Limit(_) => {
             (Fallback::NotTokenizable, error.to_string())
         }
@@ -360,27 +476,52 @@ mod tests {
         PromptReader::new(None, Arc::default(), 1, Duration::from_millis(1))
     }
 
+    fn chat(padding: usize) -> Source {
+        let text = "x".repeat(padding);
+        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]}}"#).into();
+        let wanted = KeysWanted { prefix_match: true, ..KeysWanted::default() };
+        Source { api: Api::ChatCompletions, body, hints: VideoHints::default(), wanted }
+    }
+
     #[tokio::test]
-    async fn at_the_deadline_what_was_read_by_then_counts() {
+    async fn at_the_deadline_a_guess_is_made() {
+        let patient = PromptReader::new(None, Arc::default(), 1, Duration::from_secs(600));
+        for padding in [396, 2 * INLINE_SCAN_BYTES] {
+            let (_begun, draft) = oneshot::channel();
+            let read = patient.without_tokens(chat(padding), draft).await.unwrap();
+            assert_eq!(read.model, "m");
+            assert_eq!(read.prompt_tokens(), Some(((padding + 4) / 4) as u32));
+        }
+        let bad = Source { body: "{".into(), ..chat(0) };
+        assert!(patient.without_tokens(bad, oneshot::channel().1).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn where_a_guess_takes_too_long_what_was_read_by_then_counts() {
+        let hurried = PromptReader::new(None, Arc::default(), 1, Duration::ZERO);
         let (begun, draft) = oneshot::channel();
         begun.send(ReadRequest { model: "m".to_owned(), ..ReadRequest::default() }).unwrap();
-        let now = tokio::time::Instant::now();
-        let late = reader().within(now, std::future::pending(), draft).await.unwrap().read;
-        assert_eq!((late.model.as_str(), late.fallback.unwrap().kind), ("m", Fallback::TokenizeDeadline));
-        let (_begun, draft) = oneshot::channel();
-        let later = reader().within(now, std::future::pending(), draft).await.unwrap().read;
-        assert_eq!((later.model.as_str(), later.fallback.unwrap().kind), ("", Fallback::TokenizeDeadline));
+        let read = hurried.without_tokens(chat(2 * INLINE_SCAN_BYTES), draft).await.unwrap();
+        assert_eq!(read.model, "m");
+    }
+
+    #[tokio::test]
+    async fn late_tokens_are_a_fallback_with_a_guess() {
+        let hurried = PromptReader::new(None, Arc::default(), 1, Duration::ZERO);
+        let Source { api, body, hints, wanted } = chat(396);
+        // The only slot may be had or not before the deadline, which is now.
+        let read = hurried.read(api, &body, hints, wanted).await.unwrap();
+        assert_eq!((read.model.as_str(), read.prompt_tokens()), ("m", Some(100)));
+        assert!(read.fallback.is_some());
     }
 
     #[tokio::test]
     async fn without_a_slot_small_bodies_are_still_scanned() {
         let reader = reader();
         let _all = reader.slots.clone().acquire_owned().await.unwrap();
-        let wanted = KeysWanted { prefix_match: true, ..KeysWanted::default() };
         let read = async |padding: usize| {
-            let text = "x".repeat(padding);
-            let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]}}"#).into();
-            reader.read(Api::ChatCompletions, &body, VideoHints::default(), wanted.clone()).await.unwrap()
+            let Source { api, body, hints, wanted } = chat(padding);
+            reader.read(api, &body, hints, wanted).await.unwrap()
         };
         let small = read(396).await;
         assert_eq!((small.model.as_str(), small.prompt_tokens()), ("m", Some(100)));

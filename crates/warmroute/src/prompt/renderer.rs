@@ -3,6 +3,7 @@
 //! The answers are those of vLLM 0.32 (`vllm/entrypoints/scale_out/render/serving.py` in github.com/vllm-project/vllm):
 //! an object for a chat, a list of them for completions, each with `token_ids`, and `features` if there are media.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +13,13 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use memchr::memmem;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use tokio::sync::Semaphore;
 use warmroute_config::VllmBackendSpec;
-use warmroute_inference_api::{Api, ApiRequest};
+use warmroute_inference_api::{Api, ApiRequest, Field, Prompt};
 
+use super::ExactTokens;
 use crate::receipt::Fallback;
 
 /// Requests under way at once; of more, each is decided without its tokens rather than wait.
@@ -66,8 +68,8 @@ pub enum RenderError {
     /// The answer has a prompt without tokens.
     #[error("the render service gave no tokens")]
     Empty,
-    /// The prompt has images, sounds or videos, whose blocks aren't keyed here.
-    #[error("the prompt has parts that are no text")]
+    /// The prompt has images, sounds or videos, and the answer doesn't say where.
+    #[error("the render service doesn't say where in the prompt the images, sounds or videos are")]
     Media,
     /// The server's address makes no URL.
     #[error("{url} makes no URL: {error}")]
@@ -103,9 +105,14 @@ pub(super) struct RenderJob {
 impl RenderJob {
     /// What to ask for a request; None if its API isn't rendered.
     pub(super) fn of(request: &ApiRequest<'_>, body: &Bytes) -> Option<Self> {
-        let is_chat = match request.api {
-            Api::ChatCompletions => true,
-            Api::Completions => false,
+        let is_chat = match (request.api, &request.prompt) {
+            // The ids of embeddings would be those of a text.
+            (_, Prompt::Chat(chat)) if memmem::find(chat.messages, b"\"prompt_embeds\"").is_some() => {
+                return None;
+            }
+            (Api::Completions, _) if request.has(Field::PromptEmbeds) => return None,
+            (Api::ChatCompletions, _) => true,
+            (Api::Completions, _) => false,
             _ => return None,
         };
         let model = request.model_range.clone()?;
@@ -200,7 +207,7 @@ impl Renderer {
             let answer = tokio::time::timeout(self.timeout, self.post(&self.completions, body.into())).await;
             let timeout = self.timeout;
             let answer = answer.unwrap_or(Err(RenderError::Deadline { timeout }));
-            match answer.and_then(|page| rendered_ids(&page)) {
+            match answer.and_then(|page| rendered_tokens(&page)) {
                 Ok(_) => {
                     tracing::info!(url = %self.completions, attempt, "the render service gives tokens");
                     return;
@@ -221,23 +228,52 @@ impl Renderer {
 struct Rendered {
     token_ids: Vec<u32>,
     #[serde(default)]
-    features: Option<IgnoredAny>,
+    features: Option<MediaFeatures>,
 }
 
-/// The token ids of an answer, one list per prompt.
-pub(super) fn rendered_ids(page: &[u8]) -> Result<Vec<Vec<u32>>, RenderError> {
+/// Where in a prompt of token ids the engine has its media, as vLLM tells and is told it (`MultiModalFeatures` in
+/// `vllm/entrypoints/scale_out/token_in_token_out/protocol.py` in github.com/vllm-project/vllm).
+#[derive(Deserialize)]
+pub(super) struct MediaFeatures {
+    /// By kind of media.
+    #[serde(default)]
+    mm_placeholders: BTreeMap<String, Vec<Placeholder>>,
+}
+
+/// Tokens that stand for one image, sound or video.
+#[derive(Deserialize)]
+struct Placeholder {
+    /// Tokens before them.
+    offset: usize,
+}
+
+impl MediaFeatures {
+    /// How many tokens stand before the first image, sound or video; None if there is none.
+    pub(super) fn tokens_before(&self) -> Option<usize> {
+        self.mm_placeholders.values().flatten().map(|placeholder| placeholder.offset).min()
+    }
+}
+
+/// The token ids of an answer.
+pub(super) fn rendered_tokens(page: &[u8]) -> Result<ExactTokens, RenderError> {
     let is_list = page.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
-    let prompts: Vec<Rendered> = match is_list {
+    let mut prompts: Vec<Rendered> = match is_list {
         true => serde_json::from_slice(page).map_err(RenderError::NoTokenIds)?,
         false => vec![serde_json::from_slice(page).map_err(RenderError::NoTokenIds)?],
     };
     if prompts.is_empty() || prompts.iter().any(|prompt| prompt.token_ids.is_empty()) {
         return Err(RenderError::Empty);
     }
-    if prompts.iter().any(|prompt| prompt.features.is_some()) {
-        return Err(RenderError::Media);
+    if prompts.iter().all(|prompt| prompt.features.is_none()) {
+        return Ok(ExactTokens::Whole(prompts.into_iter().map(|prompt| prompt.token_ids).collect()));
     }
-    Ok(prompts.into_iter().map(|prompt| prompt.token_ids).collect())
+    match prompts.as_mut_slice() {
+        [Rendered { token_ids, features: Some(features) }] => {
+            token_ids.truncate(features.tokens_before().ok_or(RenderError::Media)?);
+            Ok(ExactTokens::BeforeMedia(std::mem::take(token_ids)))
+        }
+        _ => Err(RenderError::Media),
+    }
 }
 
 #[cfg(test)]
@@ -245,15 +281,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn prompts_with_media_are_known_up_to_the_first() {
+        let page = br#"{"token_ids":[1,2,3,9,9,4,8],"features":{"mm_hashes":{"image":["a"],"audio":["b"]},
+            "mm_placeholders":{"audio":[{"offset":6,"length":1}],"image":[{"offset":3,"length":2}]}}}"#;
+        assert_eq!(rendered_tokens(page).unwrap(), ExactTokens::BeforeMedia(vec![1, 2, 3]));
+    }
+
+    #[test]
     fn answers_of_both_shapes_are_read() {
         let one = br#" {"request_id":"chatcmpl-1","token_ids":[1,2],"features":null,"model":"m"}"#;
-        assert_eq!(rendered_ids(one).unwrap(), [vec![1, 2]]);
-        assert_eq!(
-            rendered_ids(br#"[{"token_ids":[1]},{"token_ids":[2,3]}]"#).unwrap(),
-            [vec![1], vec![2, 3]]
-        );
-        let kind = |page: &[u8]| rendered_ids(page).unwrap_err().fallback();
+        assert_eq!(rendered_tokens(one).unwrap(), ExactTokens::Whole(vec![vec![1, 2]]));
+        let several = rendered_tokens(br#"[{"token_ids":[1]},{"token_ids":[2,3]}]"#).unwrap();
+        assert_eq!(several, ExactTokens::Whole(vec![vec![1], vec![2, 3]]));
+        let kind = |page: &[u8]| rendered_tokens(page).unwrap_err().fallback();
         assert_eq!(kind(br#"{"token_ids":[1],"features":{"mm_hashes":{}}}"#), Fallback::NotTokenizable);
+        let image =
+            br#"{"token_ids":[1],"features":{"mm_placeholders":{"image":[{"offset":0,"length":1}]}}}"#;
+        let two = [b"[{\"token_ids\":[1]},", &image[..], b"]"].concat();
+        assert_eq!(kind(&two), Fallback::NotTokenizable, "which has the image?");
         for page in [&b""[..], b"{}", b"[]", b"[{}]", b"{\"token_ids\":[-1]}", b"{\"token_ids\":[]}", b"\xff"]
         {
             assert_eq!(kind(page), Fallback::RenderFailed, "{page:?}");

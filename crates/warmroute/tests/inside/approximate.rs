@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use warmroute_ext_proc::{EndpointPicker, HeaderList, HttpRequest};
-use warmroute_kv_events::TrustState;
+use warmroute_kv_events::{Trust, TrustState};
 use warmroute_plugin::EndpointMetrics;
 
-use crate::fixture::{ACTIVE_REQUESTS, BLOCK_TOKENS, Fixture, completion, options, registry};
+use crate::fixture::{ACTIVE_REQUESTS, BLOCK_TOKENS, Fixture, completion, options, post, registry};
 use warmroute::policy::Policy;
 use warmroute::pool::DiscoveredEndpoint;
 use warmroute::profile::read_config;
@@ -153,6 +153,36 @@ async fn where_events_are_seen_they_count_and_elsewhere_what_was_sent() {
         assert_eq!((line.known_blocks, line.blocks_are_approximate), expected);
     }
     assert!(receipt.fallbacks.iter().any(|note| note.kind.as_str() == "no-events"));
+}
+
+#[tokio::test]
+async fn behind_an_image_what_was_sent_is_expected_and_nothing_is_known() {
+    let fixture = Fixture::new(&config(""), 3);
+    let tokens = prompt(1, 96);
+    fixture.announce(0, &tokens);
+    for state in &fixture.pool.snapshot().states {
+        state.engine.set_block_size_tokens(BLOCK_TOKENS);
+        state.engine.count_batch(1);
+        state.engine.set_trust(TrustState { trust: Trust::Exact, ..TrustState::default() });
+    }
+    let ask = async |offset: usize| {
+        let features = format!(r#"{{"mm_placeholders":{{"image":[{{"offset":{offset},"length":4}}]}}}}"#);
+        let body = format!(r#"{{"model":"m","token_ids":{tokens:?},"features":{features}}}"#);
+        let picked = fixture.picker.pick(post("/inference/v1/generate", &body)).await.unwrap();
+        (picked.destinations[0].clone(), fixture.receipts.find("last").unwrap())
+    };
+    // The image comes first: no engine is known to hold anything, wherever it is sent.
+    let (first, receipt) = ask(0).await;
+    assert_eq!((receipt.predicted_cached_tokens, receipt.prompt_blocks), (0, 6));
+    let (again, receipt) = ask(0).await;
+    assert_eq!(again, first, "its conversation stays together");
+    let line = &receipt.candidates[0];
+    assert_eq!((line.known_blocks, line.expected_blocks, line.blocks_are_approximate), (0, 6, false));
+    assert_eq!((receipt.predicted_cached_tokens, receipt.expected_cached_tokens), (0, 80));
+    // What comes before an image is known by events.
+    let (_, receipt) = ask(40).await;
+    let holder = receipt.candidates.iter().find(|line| *line.endpoint == *fixture.address(0)).unwrap();
+    assert_eq!(holder.known_blocks, 2);
 }
 
 #[tokio::test]

@@ -110,11 +110,41 @@ async fn token_ids_of_every_api_are_matched_exactly() {
         assert_eq!((receipt.predicted_cached_tokens, receipt.prompt_tokens), (64, Some(100)), "{path}");
         assert_eq!(receipt.fallbacks, [], "{path}");
     }
-    // Its blocks hold more than tokens.
+    // An image begins in the third block.
+    let placeholders = r#"{"mm_placeholders":{"image":[{"offset":70,"length":4},{"offset":40,"length":4}]}}"#;
+    let body = format!(r#"{{"model":"m","token_ids":{prompt:?},"features":{placeholders}}}"#);
+    let receipt = picked(&fixture, "/inference/v1/generate", &body).await;
+    assert_eq!((receipt.predicted_cached_tokens, receipt.prompt_tokens), (32, Some(100)));
+    assert_eq!(receipt.fallbacks[0].kind.as_str(), "matched-up-to-media");
+    assert!(receipt.prompt_tokens_estimated);
+    assert_eq!(receipt.prompt_blocks, 6, "all of the prompt's, so that a match isn't taken for the whole");
+    // Where its media are isn't said.
     let body = format!(r#"{{"model":"m","token_ids":{prompt:?},"features":{{"mm_hashes":{{}}}}}}"#);
     let receipt = picked(&fixture, "/inference/v1/generate", &body).await;
     assert_eq!((receipt.predicted_cached_tokens, receipt.fallbacks[0].kind.as_str()), (0, "no-prompt-api"));
     assert!(receipt.prompt_tokens_estimated);
+}
+
+#[tokio::test]
+async fn embeddings_and_adapters_that_events_do_not_tell_match_nothing() {
+    let fixture = Fixture::new(PREFIX_ONLY, 2);
+    let zeros = [0; 64];
+    fixture.announce(1, &zeros);
+    for (member, detail) in [
+        (r#""prompt":"","prompt_embeds":"AAAA""#.to_owned(), "prompt embeddings have no tokens"),
+        (format!(r#""prompt":{zeros:?},"prompt_embeds":["AAAA"]"#), "prompt embeddings have no tokens"),
+        (
+            format!(r#""prompt":{zeros:?},"lora_path":"ada""#),
+            "events don't tell adapters that are asked for by lora_path",
+        ),
+    ] {
+        let receipt = picked(&fixture, "/v1/completions", &format!(r#"{{"model":"m",{member}}}"#)).await;
+        assert_eq!(receipt.predicted_cached_tokens, 0, "{member}");
+        let note = &receipt.fallbacks[0];
+        assert_eq!((note.kind.as_str(), note.detail.as_str()), ("not-tokenizable", detail));
+    }
+    let plain = format!(r#"{{"model":"m","prompt":{zeros:?},"prompt_embeds":null,"lora_path":null}}"#);
+    assert_eq!(picked(&fixture, "/v1/completions", &plain).await.predicted_cached_tokens, 48);
 }
 
 #[tokio::test]

@@ -78,6 +78,32 @@ async fn its_tokens_are_matched_and_it_is_asked_for_its_own_model() {
 }
 
 #[tokio::test]
+async fn it_says_where_images_begin_and_is_not_asked_for_embeddings() {
+    let answer = "{\"token_ids\":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31],\
+        \"features\":{\"mm_hashes\":{\"image\":[\"a\"]},\"mm_placeholders\":{\"image\":[{\"offset\":20,\"length\":8}]}}}";
+    let mut rendering = rendering(200, answer, 100, NO_HURRY).await;
+    rendering.fixture.announce(1, &(0..32).collect::<Vec<u32>>());
+    rendering.fixture.picker.pick(post("/v1/chat/completions", CHAT)).await.unwrap();
+    let receipt = rendering.fixture.receipts.find("last").unwrap();
+    assert_eq!((receipt.predicted_cached_tokens, receipt.prompt_tokens_estimated), (16, true));
+    assert_eq!(receipt.fallbacks[0].kind.as_str(), "matched-up-to-media");
+    rendering.seen.recv().await.unwrap();
+    let embedded = [
+        ("/v1/completions", r#"{"model":"m","prompt":"","prompt_embeds":"AAAA"}"#),
+        (
+            "/v1/chat/completions",
+            r#"{"model":"m","messages":[{"role":"user","content":[{"type":"prompt_embeds","data":"AAAA"}]}]}"#,
+        ),
+    ];
+    for (path, body) in embedded {
+        rendering.fixture.picker.pick(post(path, body)).await.unwrap();
+        let receipt = rendering.fixture.receipts.find("last").unwrap();
+        assert_eq!((receipt.predicted_cached_tokens, receipt.fallbacks.len()), (0, 1), "{path}");
+    }
+    assert!(rendering.seen.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn what_goes_wrong_there_is_a_fallback() {
     for (status, answer, kind) in [
         (500, "", "render-failed"),
