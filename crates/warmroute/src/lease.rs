@@ -4,7 +4,7 @@
 //! it charged there, and never touches a successor under the same address.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use warmroute_ext_proc::{HeaderList, StreamEnd, StreamLease};
 use warmroute_plugin::InFlight;
@@ -17,6 +17,7 @@ use crate::response_watch::ResponseWatch;
 pub struct EndpointLoad {
     requests: AtomicU32,
     prompt_tokens: AtomicU64,
+    was_used: AtomicBool,
 }
 
 impl EndpointLoad {
@@ -25,6 +26,11 @@ impl EndpointLoad {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.prompt_tokens.fetch_add(prompt_tokens, Ordering::Relaxed);
         Charge { load: self.clone(), prompt_tokens }
+    }
+
+    /// Whether a request that was sent there has been answered, or has ended otherwise.
+    pub fn was_used(&self) -> bool {
+        self.was_used.load(Ordering::Relaxed)
     }
 
     /// As of now.
@@ -47,6 +53,7 @@ impl Charge {
     /// The prompt has been computed: its tokens are no load any more, the request still is.
     pub fn prefill_is_over(&mut self) {
         let tokens = std::mem::take(&mut self.prompt_tokens);
+        self.load.was_used.store(true, Ordering::Relaxed);
         self.load.prompt_tokens.fetch_sub(tokens, Ordering::Relaxed);
     }
 }

@@ -1,6 +1,6 @@
 //! What a receipt says of a decision.
 
-use warmroute_kv_events::Trust;
+use warmroute_kv_events::{Trust, TrustReason};
 use warmroute_plugin::MetricsState;
 use warmroute_scheduler::{Decision, ProfileRun, Stage, StageRun};
 
@@ -8,7 +8,7 @@ use super::Explanation;
 use super::charging::Charging;
 use super::signals::Signals;
 use crate::policy::Policy;
-use crate::pool::PoolSnapshot;
+use crate::pool::{EndpointState, PoolSnapshot};
 use crate::receipt::{
     CandidateLine, DeciderLine, Fallback, Freshness, HandlerLine, LISTED_CANDIDATES, ProfileLine, ScorerLine,
     TrustNote,
@@ -22,12 +22,12 @@ pub(super) fn explain(policy: &Policy, decision: &Decision<'_>, charging: &Charg
         fallbacks.push(Fallback::MetricsNotFresh);
     }
     if policy.prefix.reads_events() {
-        let trusts = (0..signals.len()).map(|row| snapshot.states[signals.pool_row(row)].engine.trust());
-        for (trust, fallback) in [(Trust::Doubtful, Fallback::EventGaps), (Trust::Blind, Fallback::NoEvents)]
-        {
-            if trusts.clone().any(|known| known == trust) {
-                fallbacks.push(fallback);
-            }
+        let states = || (0..signals.len()).map(|row| &*snapshot.states[signals.pool_row(row)]);
+        if states().any(|state| state.engine.trust() == Trust::Doubtful) {
+            fallbacks.push(Fallback::EventGaps);
+        }
+        if states().any(lacks_events) {
+            fallbacks.push(Fallback::NoEvents);
         }
     }
     if decision.stages().any(|stage| stage.run.scorers().any(|scorer| scorer.not_a_number > 0)) {
@@ -52,6 +52,14 @@ pub(super) fn explain(policy: &Policy, decision: &Decision<'_>, charging: &Charg
         fallbacks,
         ..Explanation::default()
     }
+}
+
+/// Whether events of an engine should arrive and don't. One that is connected and was sent nothing yet has had nothing to
+/// tell; what it holds from before, if anything, is unknown, which its line says.
+fn lacks_events(state: &EndpointState) -> bool {
+    let has_nothing_to_tell =
+        || state.engine.trust_state().reason == TrustReason::NothingHeard && !state.load.was_used();
+    state.engine.trust() == Trust::Blind && !has_nothing_to_tell()
 }
 
 fn handler_line(policy: &Policy, decision: &Decision<'_>) -> Option<HandlerLine> {

@@ -107,6 +107,30 @@ async fn a_match_counts_as_far_as_the_view_can_be_trusted_and_the_receipt_says_s
 }
 
 #[tokio::test]
+async fn a_silent_engine_lacks_events_once_it_has_answered() {
+    let fixture = Fixture::new(PREFIX_ONLY, 2);
+    fixture.announce(0, &[7; 16]);
+    let silent = TrustState { trust: Trust::Blind, reason: TrustReason::NothingHeard, since_ms: 0 };
+    fixture.pool.snapshot().states[1].engine.set_trust(silent);
+    let pick = async |subset: usize| {
+        let mut request = completion(&[1; 64]);
+        request.subset = Some(vec![fixture.address(subset)]);
+        let picked = fixture.picker.pick(request).await.unwrap();
+        (picked, fixture.receipts.find("last").unwrap())
+    };
+    // Nothing was sent there yet: there is nothing to tell, and the line of the candidate says what isn't known.
+    let (picked, receipt) = pick(1).await;
+    assert_eq!(receipt.fallbacks, []);
+    assert_eq!(receipt.candidates[0].trust.map(|note| note.reason), Some(TrustReason::NothingHeard));
+    let (_other, receipt) = pick(1).await;
+    assert_eq!(receipt.fallbacks, [], "the first hasn't been answered");
+    drop(picked);
+    let (_third, receipt) = pick(1).await;
+    assert_eq!(receipt.fallbacks.iter().map(|note| note.kind).collect::<Vec<_>>(), [Fallback::NoEvents]);
+    assert_eq!(pick(0).await.1.fallbacks, [], "of the other one everything is known");
+}
+
+#[tokio::test]
 async fn what_cannot_be_picked_is_refused_with_the_peers_words() {
     let fixture = Fixture::new(PREFIX_ONLY, 2);
     let refuse = async |path: &str, body: &str| fixture.picker.pick(post(path, body)).await.unwrap_err();
