@@ -191,6 +191,7 @@ const PARTS: &[HostPart] = &[
             is("kvEventsConfig.topicFilter", ""),
             is("kvEventsConfig.concurrency", "4"),
             unused("kvEventsConfig.engineType"),
+            not_set("kvEventsConfig.zmqEndpoint"),
             is("kvEventsConfig.discoverPods", "true"),
             not_set("kvEventsConfig.podDiscoveryConfig.socketPort"),
             not_set("kvEventsConfig.podDiscoveryConfig.replaySocketPort"),

@@ -1,5 +1,6 @@
 //! Where prefix matches come from.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::CheckedConfig;
@@ -65,6 +66,10 @@ pub struct PrecisePrefixSpec {
     pub speculative_ttl: Duration,
     /// Topic prefix of the subscription; empty takes every topic.
     pub topic_filter: String,
+    /// Where engines may connect their event sockets to; `None` if they may not.
+    pub listen: Option<SocketAddr>,
+    /// Whether every endpoint's own event socket is subscribed to.
+    pub discover_pods: bool,
     /// Threads that apply events; at least 1.
     pub concurrency: u32,
     /// Port of the engines' event socket at their own host, for rank 0; `None` if the file doesn't say.

@@ -488,9 +488,9 @@ const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
         "plugin prefix-cache-scorer: there is no prefix producer called \"other\" (remove prefixMatchInfoProducerName, or add a producer of this name)",
     ),
     (
-        "plugins:\n- type: precise-prefix-cache-producer\n  parameters:\n    kvEventsConfig:\n      zmqEndpoint: tcp://0.0.0.0:5557\n",
+        "plugins:\n- type: precise-prefix-cache-producer\n  parameters:\n    kvEventsConfig:\n      zmqEndpoint: tcp://engines:5557\n",
         7,
-        "zmqEndpoint is not available yet: every engine is subscribed to",
+        "zmqEndpoint must be an address of this host to listen at, not \"tcp://engines:5557\" (tcp://*:5557,",
     ),
     (
         "plugins:\n- type: precise-prefix-cache-producer\n  parameters: {speculativeTTL: 2}\n",

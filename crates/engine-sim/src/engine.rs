@@ -181,7 +181,9 @@ impl EventSockets {
         let sources = json!({ "0": {
             "enable_kv_cache_events": true,
             "publisher": "zmq",
-            "endpoint": format!("tcp://*:{}", publisher.address().port()),
+            "endpoint": events
+                .connect
+                .map_or_else(|| format!("tcp://*:{}", publisher.address().port()), |picker| format!("tcp://{picker}")),
             "replay_endpoint": replay.as_ref().map(|replay| format!("tcp://*:{}", replay.address().port())),
             "buffer_steps": events.buffer_steps,
             "hwm": 100_000,

@@ -47,7 +47,10 @@ impl KvPublisher {
         block_size_tokens: u32,
     ) -> Result<(Self, Option<KvReplay>), EngineError> {
         let topic = Bytes::from(topic);
-        let (socket, address) = bind::<PubSocket>(host, options.port).await?;
+        let (socket, address) = match options.connect {
+            Some(picker) => (connect(picker).await?, picker),
+            None => bind::<PubSocket>(host, options.port).await?,
+        };
         let mut replay = None;
         if let Some(port) = options.replay_port {
             let (socket, address) = bind::<RouterSocket>(host, port).await?;
@@ -76,6 +79,7 @@ impl KvPublisher {
         Ok((publisher, replay))
     }
 
+    /// Where it is bound, or what it is connected to.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -162,6 +166,13 @@ impl KvReplay {
             }
         }
     }
+}
+
+async fn connect(picker: SocketAddr) -> Result<PubSocket, EngineError> {
+    let (mut socket, endpoint) = (PubSocket::new(), format!("tcp://{picker}"));
+    let connected = socket.connect(&endpoint).await;
+    connected.map_err(|source| EngineError::EventSocket { endpoint, source })?;
+    Ok(socket)
 }
 
 async fn bind<S: Socket>(host: IpAddr, port: u16) -> Result<(S, SocketAddr), EngineError> {

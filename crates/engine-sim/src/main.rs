@@ -1,7 +1,7 @@
 //! Simulated vLLM engines as a process. Where vLLM has a flag for the same thing, it has the same name here.
 
 use std::io::IsTerminal;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -74,6 +74,9 @@ struct EventArguments {
     /// Port of the PUB socket for KV events; 0 takes a free one.
     #[arg(long, default_value_t = 5557)]
     kv_events_port: u16,
+    /// Connect the PUB socket to a picker that listens there (its zmqEndpoint), instead of binding it.
+    #[arg(long, value_name = "ADDRESS")]
+    kv_events_connect: Option<SocketAddr>,
     /// Port of the ROUTER socket that replays batches; none if not given.
     #[arg(long)]
     kv_events_replay_port: Option<u16>,
@@ -127,6 +130,7 @@ impl EventArguments {
     fn options(self) -> Option<KvEventOptions> {
         (!self.no_kv_events).then_some(KvEventOptions {
             port: self.kv_events_port,
+            connect: self.kv_events_connect,
             replay_port: self.kv_events_replay_port,
             buffer_steps: self.kv_events_buffer_steps,
             encoding: match self.kv_events_encoding {

@@ -1,6 +1,6 @@
 //! What an engine is started with.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use warmroute_tokenize::ModelTokenizer;
@@ -52,6 +52,9 @@ pub struct EngineOptions {
 pub struct KvEventOptions {
     /// Port of the PUB socket, bound on the engine's host; 0 takes a free one.
     pub port: u16,
+    /// Where a picker listens that the PUB socket connects to, instead of being bound: vLLM does so when its endpoint has
+    /// no wildcard. The picker has to be there when the engine starts.
+    pub connect: Option<SocketAddr>,
     /// Port of the ROUTER socket that answers replay requests: `None` for no replay, 0 takes a free one.
     pub replay_port: Option<u16>,
     /// Batches kept for replay.
@@ -68,6 +71,7 @@ impl Default for KvEventOptions {
     fn default() -> Self {
         Self {
             port: 0,
+            connect: None,
             replay_port: None,
             buffer_steps: 10_000,
             encoding: EventEncoding::Map,

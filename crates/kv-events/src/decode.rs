@@ -72,6 +72,14 @@ pub fn batch_time(payload: &[u8]) -> Option<f64> {
     reader.f64("batch time").ok()
 }
 
+/// The data-parallel rank of a batch's publisher, without decoding the events; None if it isn't there.
+pub fn batch_rank(payload: &[u8]) -> Option<u32> {
+    let mut reader = Reader::new(payload);
+    reader.array("batch").ok().filter(|elements| *elements > 2)?;
+    reader.skip("batch time").and_then(|()| reader.skip("events")).ok()?;
+    reader.u32("data-parallel rank").ok()
+}
+
 fn decode_events(
     reader: &mut Reader<'_>,
     limits: &DecodeLimits,

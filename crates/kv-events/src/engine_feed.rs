@@ -10,7 +10,7 @@
 //! | Trust | While |
 //! | --- | --- |
 //! | blind | not followed, never connected, connection lost, or nothing heard yet |
-//! | doubtful | a replay is due or running; without replay: batches were lost, or a lost connection came back and nothing proves that none was missed. In both cases: a batch or an event could not be decoded |
+//! | doubtful | several connections publish as the engine; a replay is due or running; without replay: batches were lost, or a lost connection came back and nothing proves that none was missed. In both cases: a batch or an event could not be decoded |
 //! | partial | sound, but the engine's first batches weren't seen, a replay could not help, or stores were left out |
 //! | exact | every batch since the engine's start or its last reset was applied |
 //!
@@ -99,6 +99,8 @@ pub struct EngineFeed<B> {
     held: HeldBatches<B>,
     /// More live batches were dropped while a replay ran, maybe after it was answered.
     has_lost_more: bool,
+    /// Several connections publish as this engine.
+    is_contested: bool,
     /// No live batch has come since the last check for a lost tail.
     is_checked: bool,
     trust: TrustState,
@@ -120,6 +122,7 @@ impl<B> EngineFeed<B> {
             epoch: 0,
             held: HeldBatches::new(settings.max_held_batches, settings.max_held_bytes),
             has_lost_more: false,
+            is_contested: false,
             is_checked: false,
             trust,
             settings,
@@ -138,7 +141,9 @@ impl<B> EngineFeed<B> {
 
     /// Attempts to connect begin.
     pub fn followed(&mut self, now_ms: u64) {
-        self.connection = Connection::NeverConnected;
+        if self.connection == Connection::NotFollowed {
+            self.connection = Connection::NeverConnected;
+        }
         self.refresh(now_ms);
     }
 
@@ -166,6 +171,12 @@ impl<B> EngineFeed<B> {
         let order = self.replay.take().map(|_| ReplayOrder::Stop);
         self.refresh(now_ms);
         order
+    }
+
+    /// Several connections publish as this engine, or no longer: as long as they do, nobody knows whose cache it is.
+    pub fn contested(&mut self, now_ms: u64, is_contested: bool) {
+        self.is_contested = is_contested;
+        self.refresh(now_ms);
     }
 
     /// Live batches after the last one passed on were dropped before they came here.
@@ -415,6 +426,7 @@ impl<B> EngineFeed<B> {
             Connection::Lost => (Trust::Blind, TrustReason::ConnectionLost),
             Connection::Open => match (self.next, self.repairing) {
                 (None, _) => (Trust::Blind, TrustReason::NothingHeard),
+                (Some(_), _) if self.is_contested => (Trust::Doubtful, TrustReason::Contested),
                 (Some(_), Some(reason)) => (Trust::Doubtful, reason),
                 (Some(_), None) => self.knowledge.trust(),
             },

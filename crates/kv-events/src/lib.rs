@@ -20,7 +20,7 @@ mod token_pairs;
 mod trust;
 pub mod zmtp;
 
-pub use decode::{DecodeLimits, batch_time, decode_batch};
+pub use decode::{DecodeLimits, batch_rank, batch_time, decode_batch};
 pub use decode_error::DecodeError;
 pub use engine_feed::{EngineFeed, FeedBatch, FeedEvent, FeedSettings, FeedSink, ReplayOrder};
 pub use engine_hash::EngineHash;

@@ -66,6 +66,8 @@ pub enum TrustReason {
     IndexFull,
     /// Doubtful: batches are missing.
     Gap,
+    /// Doubtful: several connections publish as this engine.
+    Contested,
     /// Doubtful: batches came faster than they could be applied, and the newest were dropped.
     QueueOverflow,
     /// Doubtful: a batch could not be decoded.
@@ -105,6 +107,7 @@ impl TrustReason {
             Self::UnchainedHashes => "unchained-hashes",
             Self::IndexFull => "index-full",
             Self::Gap => "gap",
+            Self::Contested => "contested",
             Self::QueueOverflow => "queue-overflow",
             Self::UndecodableBatch => "undecodable-batch",
             Self::UndecodableEvent => "undecodable-event",

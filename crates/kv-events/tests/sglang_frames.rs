@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use warmroute_kv_events::{
     BlocksRemoved, BlocksStored, DecodeLimits, EngineHash, EventBatch, KvEvent, LiveMessage, Medium, Replay,
-    ReplayEnd, ReplayLimits, ReplayStep, decode_batch,
+    ReplayEnd, ReplayLimits, ReplayStep, batch_rank, decode_batch,
 };
 
 /// Of which whole streams are recorded.
@@ -119,6 +119,7 @@ fn replays_bring_what_was_heard_live_in_both_layouts() {
                 let rank = u32::from(name == "page16") * 2;
                 let batch = decoded(&message.payload);
                 assert_eq!(batch.data_parallel_rank, (version != "0.4.6.post5").then_some(rank));
+                assert_eq!(batch_rank(&message.payload), batch.data_parallel_rank);
                 live.push((message.seq, message.payload));
             }
             let Some(answers) = line["answers"].as_array() else { continue };

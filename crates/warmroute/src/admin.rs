@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::approximate_producer::ApproximateStatus;
 use crate::decision::Decider;
 use crate::delivered::{Diagnosis, Finding, ModelDeliveries};
+use crate::engine_events::{EventListener, ListenerStatus};
 use crate::metrics::Metrics;
 use crate::pool::{Adapters, EndpointState, Pool, ServedModel};
 use crate::readiness::Readiness;
@@ -47,6 +48,8 @@ pub struct Admin {
     pub reloads: Arc<Mutex<ReloadStatus>>,
     /// Makes the findings.
     pub diagnosis: Arc<Diagnosis>,
+    /// What takes the connections of engines that publish events, if they may connect.
+    pub listener: Option<EventListener>,
 }
 
 impl Admin {
@@ -119,6 +122,9 @@ struct Status {
     approximate_prefixes: Vec<ApproximateStatus>,
     /// What is wrong, with the likely cause and what to do.
     findings: Vec<Finding>,
+    /// Where engines connect to publish KV events, if they may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_event_listener: Option<ListenerStatus>,
     endpoints: Vec<EndpointStatus>,
 }
 
@@ -217,6 +223,7 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
         disaggregation: admin.metrics.requests.decisions_by_type(),
         approximate_prefixes: admin.decider.approximate_status(),
         findings: admin.diagnosis.refresh(),
+        kv_event_listener: admin.listener.as_ref().map(EventListener::status),
         endpoints: snapshot
             .states
             .iter()

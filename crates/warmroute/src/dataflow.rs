@@ -123,10 +123,15 @@ fn matches(config: &CheckedConfig, producer: &str, tokens: &str) -> String {
 }
 
 fn events(config: &CheckedConfig) -> String {
-    let port = config.kv_events().and_then(|events| events.socket_port);
-    match port {
+    let spec = config.kv_events();
+    let dialled = match spec.as_ref().and_then(|events| events.socket_port) {
         Some(port) => format!("KV events of every engine at port {port}"),
         None => "KV events of every engine at --kv-events-port".to_owned(),
+    };
+    match spec.and_then(|events| Some((events.listen?, events.discover_pods))) {
+        None => dialled,
+        Some((address, true)) => format!("{dialled} and of engines that connect to {address}"),
+        Some((address, false)) => format!("KV events of engines that connect to {address}"),
     }
 }
 

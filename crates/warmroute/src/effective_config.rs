@@ -199,6 +199,10 @@ fn prefix_producer(producer: &PrefixProducerSpec) -> PluginEntry {
 
 fn precise_parameters(spec: &PrecisePrefixSpec) -> Value {
     let mut events = json!({"topicFilter": spec.topic_filter, "concurrency": spec.concurrency});
+    if let Some(address) = spec.listen {
+        events["zmqEndpoint"] = json!(format!("tcp://{address}"));
+        events["discoverPods"] = json!(spec.discover_pods);
+    }
     if let Some(port) = spec.socket_port {
         events["podDiscoveryConfig"] = json!({"socketPort": port});
     }

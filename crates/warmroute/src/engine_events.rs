@@ -1,24 +1,30 @@
 //! What the engines tell: subscriptions to their KV events, and the shards that write the index.
 
 mod connection;
+mod event_listener;
 mod expectation;
 mod followed_engine;
+mod publishers;
 mod replayer;
 mod shard;
 mod state;
 mod subscription;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use warmroute_kv_events::FeedSettings;
 use warmroute_kv_index::KvIndex;
 
+pub use event_listener::{EventListener, ListenerStatus};
 pub use expectation::{Expectation, Expectations, WITHDRAW_INTERVAL};
+pub use publishers::UnknownPublisher;
 pub use shard::ShardHandle;
 pub use state::{EngineState, EngineStatus};
 pub use subscription::{EventSource, Subscription};
 
+use publishers::{EngineTarget, Publishers};
 use replayer::Replayer;
 
 use crate::metrics::Metrics;
@@ -28,9 +34,14 @@ use crate::prompt::AdapterNames;
 /// Replays that may run at once, of all engines.
 const REPLAYS_AT_ONCE: usize = 8;
 
+/// The rank of an endpoint's engine.
+const FIRST_RANK: u32 = 0;
+
 /// Settings of the subscriptions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventSettings {
+    /// Where engines may connect their PUB sockets to; None if they can't.
+    pub listen: Option<SocketAddr>,
     /// Port of every engine's PUB socket; 0 for no subscriptions.
     pub port: u16,
     /// Port of every engine's ROUTER socket for replays; 0 for no replays.
@@ -48,6 +59,7 @@ pub struct EngineEvents {
     shards: Arc<[ShardHandle]>,
     settings: EventSettings,
     replays_at_once: Arc<Semaphore>,
+    publishers: Arc<Publishers>,
     metrics: Arc<Metrics>,
 }
 
@@ -66,7 +78,8 @@ impl EngineEvents {
             .map(|at| ShardHandle::spawn(at, metrics.clone(), adapters.clone()))
             .collect();
         let replays_at_once = Arc::new(Semaphore::new(REPLAYS_AT_ONCE));
-        Ok(Self { index, shards: shards?.into(), settings, replays_at_once, metrics })
+        let publishers = Arc::default();
+        Ok(Self { index, shards: shards?.into(), settings, replays_at_once, publishers, metrics })
     }
 
     /// Follows one endpoint's engine until the endpoint leaves the pool; then every trace of it leaves the index.
@@ -83,32 +96,61 @@ impl EngineEvents {
         endpoint.engine.set_slot(view.slot());
         let feed = FeedSettings { can_replay: self.settings.replay_port != 0, ..FeedSettings::default() };
         let orders = shard.add(&endpoint.endpoint, view, endpoint.engine.clone(), feed).await;
+        let replayer = Replayer {
+            id,
+            endpoint: endpoint.endpoint.address.clone(),
+            host: endpoint.spec.host.clone(),
+            port: self.settings.replay_port,
+            orders,
+            shard: shard.clone(),
+            at_once: self.replays_at_once.clone(),
+            metrics: self.metrics.clone(),
+        };
+        if self.settings.listen.is_some() {
+            shard.followed(id).await;
+            self.publishers.add(&endpoint.endpoint.address, FIRST_RANK, self.target(&endpoint, &shard));
+        }
         let gone = endpoint.gone.clone();
         if self.settings.port == 0 {
+            gone.run_until_cancelled(replayer.run()).await;
             gone.cancelled().await;
         } else {
-            let source = EventSource {
-                id,
-                endpoint: endpoint.endpoint.address.clone(),
-                host: endpoint.spec.host.clone(),
-                port: self.settings.port,
-                topic_filter: self.settings.topic_filter.clone(),
-            };
-            let replayer = Replayer {
-                id,
-                endpoint: source.endpoint.clone(),
-                host: source.host.clone(),
-                port: self.settings.replay_port,
-                orders,
-                shard: shard.clone(),
-                at_once: self.replays_at_once,
-                metrics: self.metrics.clone(),
-            };
-            let state = endpoint.engine.clone();
-            let subscription = Subscription { source, state, shard: shard.clone(), metrics: self.metrics };
+            let subscription = self.subscription(&endpoint, &shard);
             gone.run_until_cancelled(futures::future::join(subscription.run(), replayer.run())).await;
         }
+        self.publishers.remove(&endpoint.endpoint.address, FIRST_RANK, id);
+        if endpoint.engine.set_connected(false) {
+            self.metrics.events.subscribers.dec();
+        }
         shard.remove(id).await;
+    }
+
+    fn target(&self, endpoint: &EndpointState, shard: &ShardHandle) -> EngineTarget {
+        EngineTarget {
+            id: endpoint.endpoint.id,
+            label: endpoint.endpoint.address.clone(),
+            state: endpoint.engine.clone(),
+            shard: shard.clone(),
+        }
+    }
+
+    fn subscription(&self, endpoint: &EndpointState, shard: &ShardHandle) -> Subscription {
+        let source = EventSource {
+            id: endpoint.endpoint.id,
+            endpoint: endpoint.endpoint.address.clone(),
+            host: endpoint.spec.host.clone(),
+            port: self.settings.port,
+            topic_filter: self.settings.topic_filter.clone(),
+        };
+        let (state, metrics) = (endpoint.engine.clone(), self.metrics.clone());
+        Subscription { source, state, shard: shard.clone(), metrics }
+    }
+
+    /// What takes the connections of engines, if they may connect here. To be asked for once.
+    pub fn listener(&self) -> Option<EventListener> {
+        let address = self.settings.listen?;
+        let (filter, metrics) = (self.settings.topic_filter.clone(), self.metrics.clone());
+        Some(EventListener::new(address, filter, self.publishers.clone(), metrics))
     }
 
     /// Threads that apply events.

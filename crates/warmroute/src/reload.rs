@@ -118,7 +118,7 @@ impl ConfigWatch {
 fn needs_restart(running: &CheckedConfig, changed: &CheckedConfig) -> Option<&'static str> {
     let events = |config: &CheckedConfig| {
         config.kv_events().map(|events| {
-            let ports = (events.socket_port, events.replay_socket_port);
+            let ports = (events.listen, events.discover_pods, events.socket_port, events.replay_socket_port);
             (ports, events.topic_filter, events.concurrency)
         })
     };

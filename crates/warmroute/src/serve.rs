@@ -17,7 +17,7 @@ use crate::cli::ServeOptions;
 use crate::decision::Decider;
 use crate::delivered::{DIAGNOSIS_INTERVAL, Diagnosis};
 use crate::discovery::{Discovery, EndpointList, Followers};
-use crate::engine_events::{EngineEvents, EventSettings, Expectations, WITHDRAW_INTERVAL};
+use crate::engine_events::{EngineEvents, EventListener, EventSettings, Expectations, WITHDRAW_INTERVAL};
 use crate::grpc::{ServingTls, ext_proc_server, ext_proc_service, health_server, listen};
 use crate::metrics::{Metrics, MetricsOptions, PluginLabels};
 use crate::objectives::Objectives;
@@ -54,7 +54,7 @@ pub async fn run(options: ServeOptions, registry: Arc<Registry>) -> anyhow::Resu
     let (tasks, vital_ends) = Tasks::new();
     let policy = Policy::try_new(&config, &registry, &tasks)?.shared();
     let parts = Parts::build(&options, &config, policy).await?;
-    let listeners = Listeners::bind(&options).await?;
+    let listeners = Listeners::bind(&options, parts.listener.as_ref()).await?;
     parts.start(&options, listeners, &tasks)?;
     parts.watch_config(&options, source, config, registry, &tasks);
     stop_when_told(&options, &parts, &tasks, vital_ends).await
@@ -69,6 +69,8 @@ struct Parts {
     service: ExtProcService<Picker>,
     index: Arc<KvIndex>,
     events: EngineEvents,
+    /// None: engines don't connect here.
+    listener: Option<EventListener>,
     /// None: the configuration turns scraping off.
     scraper: Option<Scraper>,
     /// None: neither models nor adapters matter.
@@ -137,6 +139,7 @@ impl Parts {
             readiness,
             service,
             index,
+            listener: events.listener(),
             events,
             scraper,
             models,
@@ -178,6 +181,9 @@ impl Parts {
                 decider.forget_gone();
             }
         });
+        if let (Some(listener), Some(socket)) = (self.listener.clone(), listeners.events) {
+            tasks.spawn_vital("event listener", listener.run(socket, tasks.clone()));
+        }
         let stop = tasks.stop_token();
         let tls = options.secure_serving.then_some(ServingTls { cert_path: options.cert_path.as_deref() });
         let readiness = || self.readiness.clone();
@@ -274,6 +280,7 @@ impl Parts {
             decider: self.decider.clone(),
             reloads: self.reloads.clone(),
             diagnosis: self.diagnosis.clone(),
+            listener: self.listener.clone(),
         }
     }
 }
@@ -306,11 +313,18 @@ struct Listeners {
     ext_proc: tokio::net::TcpListener,
     health: tokio::net::TcpListener,
     admin: tokio::net::TcpListener,
+    /// Where engines connect to publish events, if the configuration says so.
+    events: Option<tokio::net::TcpListener>,
 }
 
 impl Listeners {
-    async fn bind(options: &ServeOptions) -> anyhow::Result<Self> {
+    async fn bind(options: &ServeOptions, events: Option<&EventListener>) -> anyhow::Result<Self> {
+        let events = match events.map(EventListener::address) {
+            Some(address) => Some(listen(address.ip(), address.port(), "zmqEndpoint").await?),
+            None => None,
+        };
         Ok(Self {
+            events,
             ext_proc: listen(options.bind_address, options.grpc_port, "--grpc-port").await?,
             health: listen(options.bind_address, options.grpc_health_port, "--grpc-health-port").await?,
             admin: listen(options.bind_address, options.metrics_port, "--metrics-port").await?,
@@ -321,13 +335,19 @@ impl Listeners {
 fn event_settings(options: &ServeOptions, config: &CheckedConfig) -> EventSettings {
     match config.kv_events() {
         Some(events) => EventSettings {
-            port: events.socket_port.unwrap_or(options.kv_events_port),
+            listen: events.listen,
+            port: match events.discover_pods {
+                true => events.socket_port.unwrap_or(options.kv_events_port),
+                false => 0,
+            },
             replay_port: events.replay_socket_port.unwrap_or(options.kv_replay_port),
             topic_filter: events.topic_filter,
             shards: events.concurrency as usize,
         },
         // Nobody asks for exact prefix matches, so engines aren't followed.
-        None => EventSettings { port: 0, replay_port: 0, topic_filter: String::new(), shards: 1 },
+        None => {
+            EventSettings { listen: None, port: 0, replay_port: 0, topic_filter: String::new(), shards: 1 }
+        }
     }
 }
 

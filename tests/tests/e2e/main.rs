@@ -11,6 +11,7 @@ mod fixture;
 
 mod bodies;
 mod bursts;
+mod centralised;
 mod disaggregation;
 mod engine_views;
 mod findings;

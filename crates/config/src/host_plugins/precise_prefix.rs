@@ -1,5 +1,6 @@
 //! `precise-prefix-cache-producer`.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::PORT;
@@ -19,6 +20,8 @@ impl PrecisePrefixSpec {
             speculative_indexing: true,
             speculative_ttl: Duration::from_secs(2),
             topic_filter: String::new(),
+            listen: None,
+            discover_pods: true,
             concurrency: 4,
             socket_port: None,
             replay_socket_port: None,
@@ -133,6 +136,31 @@ fn block_index(node: &Node, mistakes: &mut Mistakes) {
     fields.finish(mistakes);
 }
 
+/// `tcp://*:5557`: the address that engines connect to.
+fn listen_address(endpoint: &str, place: Place, mistakes: &mut Mistakes) -> Option<SocketAddr> {
+    let address = endpoint.strip_prefix("tcp://").map(|address| address.replacen('*', "0.0.0.0", 1));
+    match address.and_then(|address| address.parse::<SocketAddr>().ok()).filter(|address| address.port() > 0)
+    {
+        Some(address) => {
+            mistakes.notice(
+                place,
+                format!(
+                    "zmqEndpoint: whoever reaches port {} can make the picker believe anything of any engine's cache; \
+                     let only the engines reach it (a NetworkPolicy)",
+                    address.port()
+                ),
+            );
+            Some(address)
+        }
+        None => {
+            let message =
+                format!("zmqEndpoint must be an address of this host to listen at, not {endpoint:?}");
+            mistakes.hinted(place, message, "tcp://*:5557, tcp://10.0.0.1:5557 or tcp://[::]:5557");
+            None
+        }
+    }
+}
+
 /// Events tell by their form whose they are, so the type decides nothing; one whose events aren't read is refused.
 fn engine_type(engine: &str, place: Place, mistakes: &mut Mistakes) {
     match engine {
@@ -150,11 +178,8 @@ fn engine_type(engine: &str, place: Place, mistakes: &mut Mistakes) {
 
 fn kv_events(node: &Node, spec: &mut PrecisePrefixSpec, mistakes: &mut Mistakes) {
     let mut fields = Fields::of(node, "kvEventsConfig", mistakes);
-    if let Some(node) = fields.node("zmqEndpoint") {
-        let message = "zmqEndpoint is not available yet: every engine is subscribed to at its own address, \
-                       so that a lost event is noticed per engine";
-        let hint = "remove it, let each engine publish on its own port and name that in podDiscoveryConfig.socketPort";
-        mistakes.hinted(node.place, message, hint);
+    if let Some((endpoint, place)) = fields.text("zmqEndpoint", mistakes) {
+        spec.listen = listen_address(endpoint, place, mistakes);
     }
     if let Some((topic, _)) = fields.text("topicFilter", mistakes) {
         spec.topic_filter = topic.to_owned();
@@ -163,7 +188,11 @@ fn kv_events(node: &Node, spec: &mut PrecisePrefixSpec, mistakes: &mut Mistakes)
         spec.concurrency = concurrency as u32;
     }
     if let Some((false, place)) = fields.boolean("discoverPods", mistakes) {
-        mistakes.hinted(place, "without discoverPods there would be no events", "remove it");
+        spec.discover_pods = false;
+        if spec.listen.is_none() {
+            let message = "without discoverPods and without zmqEndpoint there would be no events";
+            mistakes.hinted(place, message, "remove it, or give zmqEndpoint");
+        }
     }
     if let Some((engine, place)) = fields.text("engineType", mistakes) {
         engine_type(engine, place, mistakes);

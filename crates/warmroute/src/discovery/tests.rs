@@ -58,7 +58,8 @@ impl Fixture {
 
     fn discovery(&self, list: EndpointList) -> Discovery {
         let index = KvIndex::new(IndexLimits::default());
-        let settings = EventSettings { port: 0, replay_port: 0, topic_filter: String::new(), shards: 1 };
+        let settings =
+            EventSettings { listen: None, port: 0, replay_port: 0, topic_filter: String::new(), shards: 1 };
         let adapters = Arc::new(AdapterNames::default());
         let events = EngineEvents::try_new(index, settings, self.metrics.clone(), &adapters).unwrap();
         let followers = Followers { scraper: None, models: None, events, tasks: self.tasks.clone() };

@@ -62,13 +62,30 @@ impl Connection {
             .await
             .map_err(|_| ConnectionEnd::Connect(std::io::ErrorKind::TimedOut.into()))?
             .map_err(ConnectionEnd::Connect)?;
+        Self::shake_hands(stream, socket, Limits::default()).await
+    }
+
+    /// Shakes hands with a peer that has connected to us.
+    pub(super) async fn accept(
+        stream: TcpStream,
+        socket: SocketType,
+        limits: Limits,
+    ) -> Result<Self, ConnectionEnd> {
+        Self::shake_hands(stream, socket, limits).await
+    }
+
+    async fn shake_hands(
+        stream: TcpStream,
+        socket: SocketType,
+        limits: Limits,
+    ) -> Result<Self, ConnectionEnd> {
         // A peer that vanished without a word is noticed by the kernel; failing to ask for that is no reason to stop.
         let keepalive =
             TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
         if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keepalive) {
             tracing::debug!(%error, "no TCP keepalive on a connection to an engine");
         }
-        let mut connection = Self { stream, session: Session::client(socket, Limits::default()) };
+        let mut connection = Self { stream, session: Session::client(socket, limits) };
         let handshake = async {
             loop {
                 if let Some(SessionEvent::Ready) = connection.session.next_event()? {

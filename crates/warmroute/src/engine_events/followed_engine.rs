@@ -67,6 +67,12 @@ impl FollowedEngine {
         self.tell(order);
     }
 
+    pub(super) fn speakers_changed(&mut self) {
+        let is_contested = self.sink.state.is_contested();
+        self.feed.contested(unix_ms(), is_contested);
+        self.tell(None);
+    }
+
     pub(super) fn lost_live(&mut self) {
         let order = self.feed.lost_live(unix_ms());
         self.tell(order);

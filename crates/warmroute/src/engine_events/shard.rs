@@ -28,9 +28,11 @@ enum Work {
     Followed(EndpointId),
     Connected(EndpointId),
     ConnectionLost(EndpointId),
+    SpeakersChanged(EndpointId),
     LostLive(EndpointId),
     Quiet(EndpointId),
-    Live(EndpointId, LiveMessage),
+    /// With the room that it takes of its connection's share of the queue, if that has one.
+    Live(EndpointId, LiveMessage, Option<OwnedSemaphorePermit>),
     /// With the permit to wait here.
     Replayed(EndpointId, u64, ReplayedBatches, Option<OwnedSemaphorePermit>),
     ReplayEnded(EndpointId, u64, bool),
@@ -95,6 +97,12 @@ impl ShardHandle {
         self.control(Work::ConnectionLost(endpoint)).await;
     }
 
+    /// Tells that the number of connections that publish as this engine has changed; how many there are stands in its
+    /// state.
+    pub(super) async fn speakers_changed(&self, endpoint: EndpointId) {
+        self.control(Work::SpeakersChanged(endpoint)).await;
+    }
+
     /// Tells that messages were dropped since the last one that was taken; false if that can't be told now.
     pub(super) fn offer_lost_live(&self, endpoint: EndpointId) -> bool {
         self.queue.try_send(Work::LostLive(endpoint)).is_ok()
@@ -107,7 +115,17 @@ impl ShardHandle {
 
     /// Offers a message; false if the queue is full and the message is dropped.
     pub(super) fn offer(&self, endpoint: EndpointId, message: LiveMessage) -> bool {
-        self.queue.try_send(Work::Live(endpoint, message)).is_ok()
+        self.queue.try_send(Work::Live(endpoint, message, None)).is_ok()
+    }
+
+    /// The same; `room` is given back when the message has been applied.
+    pub(super) fn offer_within(
+        &self,
+        endpoint: EndpointId,
+        message: LiveMessage,
+        room: OwnedSemaphorePermit,
+    ) -> bool {
+        self.queue.try_send(Work::Live(endpoint, message, Some(room))).is_ok()
     }
 
     /// Hands over batches of a replay; `permit` is given back when they have been applied.
@@ -155,9 +173,10 @@ impl Shard {
                 Work::Followed(endpoint) => self.with(endpoint, FollowedEngine::followed),
                 Work::Connected(endpoint) => self.with(endpoint, FollowedEngine::connected),
                 Work::ConnectionLost(endpoint) => self.with(endpoint, FollowedEngine::connection_lost),
+                Work::SpeakersChanged(endpoint) => self.with(endpoint, FollowedEngine::speakers_changed),
                 Work::Quiet(endpoint) => self.with(endpoint, FollowedEngine::quiet),
                 Work::LostLive(endpoint) => self.with(endpoint, FollowedEngine::lost_live),
-                Work::Live(endpoint, message) => self.with(endpoint, |engine| engine.live(message)),
+                Work::Live(endpoint, message, _room) => self.with(endpoint, |engine| engine.live(message)),
                 Work::Replayed(endpoint, epoch, batches, _permit) => {
                     self.with(endpoint, |engine| engine.replayed(epoch, batches));
                 }

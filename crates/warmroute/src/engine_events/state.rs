@@ -14,6 +14,10 @@ pub struct EngineState {
     slot: OnceLock<EngineSlot>,
     block_size_tokens: AtomicU32,
     connected: AtomicBool,
+    /// Connected to at its own address, not by the event listener.
+    dialled: AtomicBool,
+    /// Open connections to the event listener that have published as this engine.
+    speakers: AtomicU32,
     connections: AtomicU64,
     batches: AtomicU64,
     missed: AtomicU64,
@@ -127,6 +131,26 @@ impl EngineState {
     /// Says whether the engine's events arrive. Returns what it was before.
     pub fn set_connected(&self, connected: bool) -> bool {
         self.connected.swap(connected, Ordering::Relaxed)
+    }
+
+    /// Whether it is subscribed to at its own address, at this moment.
+    pub(super) fn is_dialled(&self) -> bool {
+        self.dialled.load(Ordering::Acquire)
+    }
+
+    /// Says so. Returns what it was before.
+    pub(super) fn set_dialled(&self, dialled: bool) -> bool {
+        self.dialled.swap(dialled, Ordering::AcqRel)
+    }
+
+    /// Says how many open connections to the event listener have published as this engine.
+    pub(super) fn set_speakers(&self, speakers: usize) {
+        self.speakers.store(u32::try_from(speakers).unwrap_or(u32::MAX), Ordering::Release);
+    }
+
+    /// Whether there is more than one.
+    pub(super) fn is_contested(&self) -> bool {
+        self.speakers.load(Ordering::Acquire) > 1
     }
 
     /// Returns how many connections there were, with this one.

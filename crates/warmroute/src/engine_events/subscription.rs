@@ -82,8 +82,9 @@ impl Subscription {
 
     /// Returns whether it had been connected.
     fn disconnected(&self) -> bool {
-        let was_connected = self.state.set_connected(false);
-        if was_connected {
+        // The engine may be connected to the event listener instead.
+        let was_connected = self.state.set_dialled(false);
+        if was_connected && self.state.set_connected(false) {
             self.metrics.events.subscribers.dec();
         }
         was_connected
@@ -135,8 +136,13 @@ impl Subscription {
     }
 
     async fn connected(&self) {
-        self.state.set_connected(true);
-        self.metrics.events.subscribers.inc();
+        self.state.set_dialled(true);
+        if self.state.set_connected(true) {
+            // It has been connected to the event listener, which is not listened to from here on.
+            self.shard.connection_lost(self.source.id).await;
+        } else {
+            self.metrics.events.subscribers.inc();
+        }
         if self.state.count_connection() > 1 {
             self.metrics.events.reconnects.with_label_values(&[&*self.source.endpoint]).inc();
         }
@@ -171,21 +177,21 @@ impl Drop for Subscription {
 }
 
 /// Asks a peer that may be half-open for a sign of life.
-struct Heartbeat {
+pub(super) struct Heartbeat {
     is_known: bool,
     /// Only then is silence a sign of anything.
-    is_answered: bool,
-    heard_at: Instant,
-    next_at: Instant,
+    pub(super) is_answered: bool,
+    pub(super) heard_at: Instant,
+    pub(super) next_at: Instant,
 }
 
 impl Heartbeat {
-    fn new(is_known: bool) -> Self {
+    pub(super) fn new(is_known: bool) -> Self {
         let now = Instant::now();
         Self { is_known, is_answered: false, heard_at: now, next_at: now }
     }
 
-    fn beat(&mut self, connection: &mut Connection) -> Result<(), ConnectionEnd> {
+    pub(super) fn beat(&mut self, connection: &mut Connection) -> Result<(), ConnectionEnd> {
         let now = Instant::now();
         self.next_at = now + HEARTBEAT_INTERVAL;
         if self.is_answered && now.duration_since(self.heard_at) >= HEARTBEAT_LIMIT {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is the failure of a test")]
 
 mod approximate;
+mod centralised;
 mod commands;
 mod compatibility;
 mod delivered;

@@ -32,7 +32,8 @@ impl Followed {
     pub(crate) fn with_replay(port: u16, replay_port: u16) -> Self {
         let index = KvIndex::new(IndexLimits::default());
         let metrics = Arc::new(Metrics::try_new().unwrap());
-        let settings = EventSettings { port, replay_port, topic_filter: "kv@".to_owned(), shards: 2 };
+        let settings =
+            EventSettings { listen: None, port, replay_port, topic_filter: "kv@".to_owned(), shards: 2 };
         let adapters = Arc::new(AdapterNames::default());
         let events = EngineEvents::try_new(index.clone(), settings, metrics.clone(), &adapters).unwrap();
         let (tasks, _ends) = Tasks::new();

@@ -1,7 +1,7 @@
 //! The configurations in `deploy/config` of the peer.
 
 use super::row::{Decision, PoolKind, Prompt, Row, Verdict};
-use super::shared::{PREFIX_AND_QUEUE, PREFIX_TWICE};
+use super::shared::{PREFIX_AND_QUEUE, PREFIX_TENFOLD, PREFIX_TWICE};
 
 pub(super) const ROWS: &[Row] = &[
     Row {
@@ -176,10 +176,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         file: "deploy/14-sim-epp-kvcache-config.yaml",
         peer: "deploy/config/sim-epp-kvcache-config.yaml",
-        verdict: Verdict::Refused {
-            by: &["kvEventsConfig.zmqEndpoint"],
-            why: "Every engine is subscribed to at its own address.",
-        },
+        verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: PREFIX_TENFOLD },
         until: &[],
     },
     Row {
@@ -208,10 +205,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         file: "deploy/16-sim-epp-tokenizer-vllm-http-config.yaml",
         peer: "deploy/config/sim-epp-tokenizer-vllm-http-config.yaml",
-        verdict: Verdict::Refused {
-            by: &["kvEventsConfig.zmqEndpoint"],
-            why: "Every engine is subscribed to at its own address.",
-        },
+        verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: PREFIX_TENFOLD },
         until: &[],
     },
     Row {

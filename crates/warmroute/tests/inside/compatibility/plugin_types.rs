@@ -217,7 +217,6 @@ const DIFFERS: &[(&str, &str)] = &[
 /// Parameters that the peer takes and that may be refused here. What isn't refused isn't told.
 const PARAMETERS: &[(&str, &str)] = &[
     ("prefix-cache-affinity-filter", "ttftSource: latencyPredictor"),
-    ("precise-prefix-cache-producer", "kvEventsConfig: {zmqEndpoint: \"tcp://*:5557\"}"),
     ("precise-prefix-cache-producer", "indexerConfig: {kvCacheBackendConfigs: [{name: cpu, weight: 0.8}]}"),
     (
         "precise-prefix-cache-producer",

@@ -72,7 +72,6 @@ pub(super) enum Prompt {
 pub(super) const PHRASES: &[(&str, &str)] = &[
     ("flowControl", "flowControl"),
     ("token-producer: udsTokenizerConfig", "the tokenizer sidecar"),
-    ("kvEventsConfig.zmqEndpoint", "zmqEndpoint"),
     ("indexerConfig.kvCacheBackendConfigs", "weights of cache tiers"),
     ("ttftSource: latencyPredictor", "there is no latency predictor"),
     ("maxTokensInFlightPenalty", "unknown field `maxTokensInFlightPenalty`"),

@@ -18,6 +18,22 @@ pub(super) const PREFIX_TWICE: &[Decision] = &[
     },
 ];
 
+/// decode-filter, prefix-cache-scorer × 10.
+pub(super) const PREFIX_TENFOLD: &[Decision] = &[
+    Decision {
+        request: Prompt::Warm,
+        totals: &[("d0", 10.0 * 0.875), ("d1", 0.0), ("d2", 0.0)],
+        picks: &["d0"],
+        headers: &[],
+    },
+    Decision {
+        request: Prompt::Cold,
+        totals: &[("d0", 0.0), ("d1", 0.0), ("d2", 0.0)],
+        picks: &["d0", "d1", "d2"],
+        headers: &[],
+    },
+];
+
 /// prefix-cache-scorer × 2 and queue-scorer, for decode and prefill. Warm, p1 prefills: 2 × 0.875 + 0 against 0 + 1 of p0;
 /// held, d0 needs less than 16 tokens computed, so nobody does; cold, p0: 0 + 1 against 0 + 0.
 pub(super) const PREFIX_AND_QUEUE: &[Decision] = &[
