@@ -20,7 +20,8 @@ test: setup lint ## Everything that must hold: lint, unit, property, parity and 
 	$(CARGO) test --workspace --locked
 	$(MAKE) --no-print-directory custom
 
-# Not part of `make test`: it installs 6 GB. TOOLS_DIR and VLLM_VERSION are read by deploy/setup/vllm.sh.
+# Not part of `make test`: it installs 6 GB. deploy/setup/vllm.sh reads VLLM_DIR and VLLM_VERSION.
+# VLLM_ARGS="--model hybrid" runs another model.
 VLLM_ARGS ?=
 
 .PHONY: test-vllm

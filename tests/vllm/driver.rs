@@ -63,12 +63,14 @@ pub(crate) struct Driver {
     /// Engines that have reset their cache and had no request since.
     pub(crate) reset: BTreeSet<SocketAddr>,
     kind: ModelKind,
+    version: (u32, u32),
     client: GatewayClient,
     asked: AtomicU64,
 }
 
 impl Driver {
-    pub(crate) fn new(stack: Stack, kind: ModelKind) -> Self {
+    pub(crate) fn new(stack: Stack, kind: ModelKind, version: &str) -> Self {
+        let mut numbers = version.split('.').map_while(|part| part.parse().ok());
         Self {
             stack,
             comparisons: Vec::new(),
@@ -76,6 +78,7 @@ impl Driver {
             late_events: Vec::new(),
             reset: BTreeSet::new(),
             kind,
+            version: (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)),
             client: GatewayClient::default(),
             asked: AtomicU64::new(0),
         }
@@ -164,6 +167,11 @@ impl Driver {
             (Rule::Equal, ModelKind::Hybrid) => Rule::NotMore,
             _ => demanded,
         }
+    }
+
+    /// Whether this vLLM announces again what it holds of a prompt if a request asks for that.
+    pub(crate) fn reports_fully(&self) -> bool {
+        self.version >= (0, 26)
     }
 
     /// Whether the engines serve such a model.

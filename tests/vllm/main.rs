@@ -86,7 +86,7 @@ async fn work(options: Options) -> anyhow::Result<()> {
     let watch = history.clone();
     let run = async {
         let stack = Stack::start(tools, vllm, options.model, history).await?;
-        let mut driver = Driver::new(stack, options.model);
+        let mut driver = Driver::new(stack, options.model, version.trim());
         let result = phases::run(&mut driver).await;
         let report = TruthReport::of(&driver, versions);
         let file = report.write(&options.out)?;

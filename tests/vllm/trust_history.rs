@@ -65,9 +65,14 @@ impl TrustHistory {
 
     /// Looks at the status page again and again.
     pub(crate) async fn watch(&self, http: &HttpClient) -> Infallible {
-        let mut last: BTreeMap<String, String> = BTreeMap::new();
+        let (mut last, mut watched) = (BTreeMap::new(), None);
         loop {
             let admin = *self.admin.lock();
+            if admin != watched {
+                // Another picker: all of its words are news.
+                watched = admin;
+                last.clear();
+            }
             if let Some(admin) = admin
                 && let Ok(page) = http.get_ok(admin, "/status").await
                 && let Ok(status) = serde_json::from_slice::<Value>(&page.body)
