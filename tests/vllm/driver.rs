@@ -16,7 +16,7 @@ use crate::comparison::{Comparison, Rule};
 use crate::conversation::Conversation;
 use crate::gateway_client::GatewayClient;
 use crate::say;
-use crate::stack::Stack;
+use crate::stack::{Stack, endpoints};
 use crate::vllm_engine::{BLOCK_TOKENS, ModelKind};
 
 /// How often the status page is read while something is waited for.
@@ -60,8 +60,8 @@ pub(crate) struct Driver {
     pub(crate) checks: Vec<Check>,
     /// Requests after which the events came late or not at all.
     pub(crate) late_events: Vec<String>,
-    /// Engines that have reset their cache and had no request since.
-    pub(crate) reset: BTreeSet<SocketAddr>,
+    /// Engines, as receipts call them, that have reset their cache and had no request since.
+    pub(crate) reset: BTreeSet<String>,
     kind: ModelKind,
     version: (u32, u32),
     client: GatewayClient,
@@ -103,11 +103,19 @@ impl Driver {
     ///
     /// # Errors
     /// As [`Driver::status`]; the engine isn't there.
-    pub(crate) async fn kv_events(&self, engine: SocketAddr) -> anyhow::Result<Value> {
-        let (status, address) = (self.status().await?, engine.to_string());
-        let found =
-            status["endpoints"].as_array().into_iter().flatten().find(|line| line["address"] == *address);
-        Ok(found.with_context(|| format!("the status has no endpoint {address}"))?["kv_events"].clone())
+    pub(crate) async fn kv_events(&self, engine: &str) -> anyhow::Result<Value> {
+        let status = self.status().await?;
+        let found = endpoints(&status).find(|(name, _)| name == engine);
+        Ok(found.with_context(|| format!("the status has no endpoint {engine}"))?.1["kv_events"].clone())
+    }
+
+    /// The engines behind an address, as receipts call them: the address, or one name per rank.
+    ///
+    /// # Errors
+    /// As [`Driver::status`].
+    pub(crate) async fn engines_at(&self, address: SocketAddr) -> anyhow::Result<Vec<String>> {
+        let (status, address) = (self.status().await?, address.to_string());
+        Ok(endpoints(&status).filter(|(_, line)| line["address"] == *address).map(|(name, _)| name).collect())
     }
 
     /// The sum of a metric's samples on a page; 0 if it has none.
@@ -186,12 +194,13 @@ impl Driver {
     pub(crate) async fn ask_alone(&mut self, ask: Ask<'_>) -> anyhow::Result<Value> {
         let before = self.batches().await?;
         let (mut comparison, answer) = self.ask(&ask).await?;
-        let engine: SocketAddr = comparison.engine.parse()?;
+        let engine = comparison.engine.clone();
         if self.reset.remove(&engine) {
             comparison.excuse = Some("first request after a reset, which is announced with it");
         }
         let new_batches = batches_of(&comparison);
-        let wanted = BTreeMap::from([(engine, before.get(&engine).copied().unwrap_or(0) + new_batches)]);
+        let batches = before.get(&engine).copied().unwrap_or(0) + new_batches;
+        let wanted = BTreeMap::from([(engine, batches)]);
         if !self.settle(&wanted).await? {
             self.late_events.push(comparison.line());
         }
@@ -239,7 +248,7 @@ impl Driver {
     }
 
     /// Waits until each engine has published at least so many batches, and no more come. False if they don't come.
-    async fn settle(&self, wanted: &BTreeMap<SocketAddr, u64>) -> anyhow::Result<bool> {
+    async fn settle(&self, wanted: &BTreeMap<String, u64>) -> anyhow::Result<bool> {
         let (started, mut last, mut quiet) = (Instant::now(), BTreeMap::new(), 0);
         while quiet < QUIET_LOOKS {
             if started.elapsed() > EVENTS_LIMIT {
@@ -256,13 +265,10 @@ impl Driver {
     }
 
     /// Batches applied so far, per engine.
-    async fn batches(&self) -> anyhow::Result<BTreeMap<SocketAddr, u64>> {
+    async fn batches(&self) -> anyhow::Result<BTreeMap<String, u64>> {
         let status = self.status().await?;
-        let of = |line: &Value| {
-            let address = line["address"].as_str()?.parse().ok()?;
-            Some((address, line["kv_events"]["batches"].as_u64()?))
-        };
-        Ok(status["endpoints"].as_array().into_iter().flatten().filter_map(of).collect())
+        let of = |(name, line): (String, &Value)| Some((name, line["kv_events"]["batches"].as_u64()?));
+        Ok(endpoints(&status).filter_map(of).collect())
     }
 }
 

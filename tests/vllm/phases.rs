@@ -182,7 +182,7 @@ async fn again(
 
 /// The engines' own counters, which no request of this program's is needed for, tell of the same cached tokens.
 async fn counters(driver: &mut Driver) -> anyhow::Result<()> {
-    if driver.serves(ModelKind::Plain) {
+    if !driver.serves(ModelKind::Hybrid) {
         let removed =
             driver.metric(driver.stack.admin()?, "llm_d_epp_kv_cache_index_evictions_total").await?;
         driver.check(format!("the engines had to evict: {removed} blocks are gone"), removed >= 100.0);
@@ -191,7 +191,7 @@ async fn counters(driver: &mut Driver) -> anyhow::Result<()> {
         let counted = driver.metric(engine, "vllm:prefix_cache_hits_total").await?;
         let preemptions = driver.metric(engine, "vllm:num_preemptions_total").await?;
         let address = engine.to_string();
-        let told = driver.comparisons.iter().filter(|comparison| comparison.engine == address);
+        let told = driver.comparisons.iter().filter(|comparison| comparison.engine.starts_with(&address));
         let told: u64 = told.map(|comparison| comparison.delivered_tokens).sum();
         let what = format!(
             "{engine} counts {counted} cached tokens, its answers tell {told}; {preemptions} preemptions"
@@ -218,7 +218,7 @@ async fn reset(driver: &mut Driver, conversations: &mut [Conversation]) -> anyho
         if answer.status != 200 {
             bail!("{engine} answers {} to /reset_prefix_cache: {}", answer.status, answer.text());
         }
-        driver.reset.insert(engine);
+        driver.reset.extend(driver.engines_at(engine).await?);
         driver.stack.history.note(format!("the cache of {engine} is reset"));
         for conversation in conversations.iter_mut() {
             driver.turn(phase, Some(Rule::Equal), conversation, false).await?;
@@ -266,8 +266,10 @@ async fn engine_restarted(driver: &mut Driver, conversations: &mut [Conversation
         let body = completion(MODEL, &token_ids(numbers.next().unwrap_or_default(), 2));
         driver.ask_alone(Ask::completion("new prompts after the restart", &body)).await.map(drop)
     };
-    let took = trusted_again(driver, address, serving_unix_ms, &mut new_prompt).await?;
-    judge(driver, &format!("the restart of {address}"), &took);
+    for engine in driver.engines_at(address).await? {
+        let took = trusted_again(driver, &engine, serving_unix_ms, &mut new_prompt).await?;
+        judge(driver, &format!("the restart of {engine}"), &took);
+    }
     for _ in 0..10 {
         new_prompt(driver).await?;
     }
@@ -278,7 +280,7 @@ async fn engine_restarted(driver: &mut Driver, conversations: &mut [Conversation
 /// (below 0: it was so before), and the trust; none if it never was.
 async fn trusted_again(
     driver: &mut Driver,
-    engine: SocketAddr,
+    engine: &str,
     since_unix_ms: u64,
     mut meanwhile: impl AsyncFnMut(&mut Driver) -> anyhow::Result<()>,
 ) -> anyhow::Result<Option<(f64, String)>> {
@@ -338,15 +340,19 @@ async fn picker_restarted(driver: &mut Driver, conversations: &mut [Conversation
     driver.settle_all().await?;
     say(&format!("{} prompts were served past the picker meanwhile", served?));
     driver.stack.history.note("another picker is ready");
-    for engine in driver.stack.addresses() {
-        let took = trusted_again(driver, engine, ready_unix_ms, async |_| Ok(())).await?;
-        judge(driver, &format!("the picker's restart, of {engine}"), &took);
+    for address in driver.stack.addresses() {
+        for engine in driver.engines_at(address).await? {
+            let took = trusted_again(driver, &engine, ready_unix_ms, async |_| Ok(())).await?;
+            judge(driver, &format!("the picker's restart, of {engine}"), &took);
+        }
     }
     for conversation in conversations.iter_mut() {
         driver.turn(phase, None, conversation, false).await?;
     }
-    let ask = completion(ADAPTER, &token_ids(70, 4));
-    driver.ask_alone(Ask { rule: None, ..Ask::completion(phase, &ask) }).await?;
+    if driver.serves(ModelKind::Plain) {
+        let ask = completion(ADAPTER, &token_ids(70, 4));
+        driver.ask_alone(Ask { rule: None, ..Ask::completion(phase, &ask) }).await?;
+    }
     for number in DIRECT_PROMPTS.rev().take(6) {
         let ask = completion(MODEL, &token_ids(number, 5));
         driver.ask_alone(Ask { rule: None, ..Ask::completion(phase, &ask) }).await?;

@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use serde_json::Value;
 use warmroute_demo::harness::{
     EnvoyProxy, FreePorts, HttpClient, Picker, PickerOptions, PickerTransport, Recipe, Tools,
 };
@@ -22,6 +23,9 @@ const BUFFER_STEPS: [u32; 2] = [10_000, 12];
 
 const GRACE: Duration = Duration::from_secs(3);
 
+/// How long a picker may take to find and hear all engines.
+const ENGINES_LIMIT: Duration = Duration::from_secs(60);
+
 /// Everything that runs.
 pub(crate) struct Stack {
     pub(crate) http: HttpClient,
@@ -32,6 +36,15 @@ pub(crate) struct Stack {
     kv_events_port: u16,
     kv_replay_port: u16,
     pickers_started: u32,
+}
+
+/// The endpoints of a status page, each with its name in receipts: its address, with its rank if it shares that.
+pub(crate) fn endpoints(status: &Value) -> impl Iterator<Item = (String, &Value)> {
+    status["endpoints"].as_array().into_iter().flatten().map(|line| {
+        let address = line["address"].as_str().unwrap_or_default();
+        let rank = line["rank"].as_u64().map_or_else(String::new, |rank| format!("-rank-{rank}"));
+        (format!("{address}{rank}"), line)
+    })
 }
 
 /// A picker and what asks it.
@@ -111,6 +124,7 @@ impl Stack {
         };
         let (name, engines) = (format!("picker-{number}"), self.addresses());
         let picker = Picker::start_for(&self.tools, &name, &options, &engines, self.kv_events_port).await?;
+        self.wait_for_engines(picker.metrics).await?;
         self.history.watch_picker(Some(picker.metrics));
         let mut envoys = Vec::new();
         for recipe in Recipe::ALL {
@@ -121,6 +135,25 @@ impl Stack {
         }
         self.running = Some(Running { picker, envoys });
         Ok(())
+    }
+
+    /// Waits until the picker hears every engine: where several ranks share an address it has to find them first.
+    async fn wait_for_engines(&self, admin: SocketAddr) -> anyhow::Result<()> {
+        let wanted: usize = self.engines.iter().map(|engine| engine.options.kind.ranks()).sum();
+        let started = Instant::now();
+        loop {
+            let status = serde_json::from_slice(&self.http.get_ok(admin, "/status").await?.body)?;
+            let heard = endpoints(&status).filter(|(_, line)| line["kv_events"]["connected"] == true).count();
+            if heard >= wanted {
+                return Ok(());
+            }
+            if started.elapsed() > ENGINES_LIMIT {
+                bail!(
+                    "the picker hears {heard} of {wanted} engines after {ENGINES_LIMIT:?}; its status: {status}"
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Ends the Envoys, then kills the picker.
@@ -170,7 +203,7 @@ impl Stack {
     ///
     /// # Errors
     /// It says nothing.
-    pub(crate) async fn doctor(&self) -> anyhow::Result<serde_json::Value> {
+    pub(crate) async fn doctor(&self) -> anyhow::Result<Value> {
         let mut command = tokio::process::Command::new(&self.tools.picker);
         command.args(["doctor", "--json", "--address"]).arg(format!("http://{}", self.admin()?));
         let output = command.output().await?;

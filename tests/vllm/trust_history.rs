@@ -11,6 +11,8 @@ use serde::Serialize;
 use serde_json::Value;
 use warmroute_demo::harness::HttpClient;
 
+use crate::stack::endpoints;
+
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// One change, or something that was done.
@@ -77,18 +79,16 @@ impl TrustHistory {
                 && let Ok(page) = http.get_ok(admin, "/status").await
                 && let Ok(status) = serde_json::from_slice::<Value>(&page.body)
             {
-                for endpoint in status["endpoints"].as_array().into_iter().flatten() {
-                    self.look_at(endpoint, &mut last);
+                for (engine, endpoint) in endpoints(&status) {
+                    self.look_at(engine, &endpoint["kv_events"], &mut last);
                 }
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    fn look_at(&self, endpoint: &Value, last: &mut BTreeMap<String, String>) {
-        let events = &endpoint["kv_events"];
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (engine, what) = (text(&endpoint["address"]), trust_words(events));
+    fn look_at(&self, engine: String, events: &Value, last: &mut BTreeMap<String, String>) {
+        let what = trust_words(events);
         if last.get(&engine) != Some(&what) {
             last.insert(engine.clone(), what.clone());
             let at_unix_ms =

@@ -37,6 +37,15 @@ pub(crate) enum ModelKind {
     Plain,
     /// A model of which every other layer sees a window only: a matched prefix may be gone in a part of the layers.
     Hybrid,
+    /// The plain model, twice behind each address: data-parallel ranks.
+    Ranks,
+}
+
+impl ModelKind {
+    /// Data-parallel ranks of one server.
+    pub(crate) fn ranks(self) -> usize {
+        if self == Self::Ranks { 2 } else { 1 }
+    }
 }
 
 /// How an engine is started.
@@ -99,6 +108,9 @@ impl VllmOptions {
                 .args(flag("max-lora-rank", &8))
                 .args(flag("max-loras", &1))
                 .args(flag("lora-modules", &format!("{ADAPTER}={}", models.join("adapter").display()))),
+            ModelKind::Ranks => {
+                command.arg(models.join("tiny-qwen2")).args(flag("data-parallel-size", &self.kind.ranks()))
+            }
             ModelKind::Hybrid => {
                 command.arg(models.join("tiny-gemma3")).arg("--no-disable-hybrid-kv-cache-manager")
             }
