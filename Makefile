@@ -21,7 +21,7 @@ test: setup lint ## Everything that must hold: lint, unit, property, parity and 
 	$(MAKE) --no-print-directory custom
 
 # Not part of `make test`: it installs 6 GB. deploy/setup/vllm.sh reads VLLM_DIR and VLLM_VERSION.
-# VLLM_ARGS="--model hybrid" runs another model.
+# VLLM_ARGS="--model hybrid" (sliding windows) and "--model ranks" (data-parallel ranks) run other engines.
 VLLM_ARGS ?=
 
 .PHONY: test-vllm
