@@ -13,7 +13,7 @@ help: ## Lists the targets.
 include deploy/demo/demo.mk
 
 .PHONY: setup
-setup: target/tokenizers/qwen2.5/.complete target/tools/envoy/.complete ## Fetches what tests and demo need: Envoy, a tokenizer.
+setup: target/tokenizers/qwen2.5/.complete target/tools/envoy/.complete target/tools/pyzmq/.complete ## Fetches what tests and demo need: Envoy, a tokenizer, libzmq.
 
 .PHONY: test
 test: setup lint ## Everything that must hold: lint, unit, property, parity and end-to-end tests.
@@ -33,7 +33,7 @@ test-vllm: setup ## Two real vLLM engines on the CPU behind Envoy and the picker
 .PHONY: lint
 lint: ## Formatting, clippy and rustdoc with warnings as errors, shell scripts.
 	$(CARGO) fmt --all --check
-	for script in deploy/setup/*.sh .ci/run; do sh -n $$script || exit 1; done
+	for script in deploy/setup/*.sh tests/fuzz/run.sh .ci/run; do sh -n $$script || exit 1; done
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 
@@ -48,6 +48,10 @@ custom: ## The template of a scorer crate (deploy/custom) by itself, against the
 	$(CARGO) fmt $(CUSTOM) -p acme -p acme-picker --check
 	$(CARGO) clippy $(CUSTOM_BUILD) -p acme --all-targets -- -D warnings
 	$(CARGO) test $(CUSTOM_BUILD) -p acme
+
+.PHONY: fuzz
+fuzz: ## Fuzzes what reads an engine's bytes, on stable Rust: FUZZ_SECONDS (60) per target.
+	tests/fuzz/run.sh
 
 .PHONY: bench
 bench: setup ## What each step costs, as ratios to bare baselines; writes target/bench/summary.json.

@@ -8,6 +8,10 @@ target/tools/envoy/.complete: deploy/setup/envoy.sh
 	deploy/setup/envoy.sh
 	@touch $@
 
+target/tools/pyzmq/.complete: deploy/setup/pyzmq.sh
+	deploy/setup/pyzmq.sh
+	@touch $@
+
 target/tokenizers/qwen2.5/.complete: deploy/setup/tokenizer.sh
 	deploy/setup/tokenizer.sh
 	@touch $@

@@ -14,6 +14,7 @@ mod bursts;
 mod centralised;
 mod disaggregation;
 mod engine_views;
+mod faults;
 mod findings;
 mod golden;
 mod headers;

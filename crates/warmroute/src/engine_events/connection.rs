@@ -13,8 +13,11 @@ use crate::pool::host_port;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
 /// Longest time for a peer to take what we send, which is a few bytes.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
-/// Room made for each read.
+/// Room made at once for what is read.
 const READ_BYTES: usize = 64 * 1024;
+/// Less room than that is not worth a read. Messages that come one by one share what was made for them: each of them may
+/// be kept for a while, and keeps all of it.
+const LEAST_READ_BYTES: usize = 4 * 1024;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,11 @@ pub(super) enum ConnectionEnd {
     Connect(#[source] std::io::Error),
     #[error("no handshake within {} s", HANDSHAKE_LIMIT.as_secs())]
     HandshakeLimit,
+    #[error(
+        "the engine closed the connection during the handshake; so does libzmq where the socket wants a login \
+         (PLAIN, CURVE), which is not supported, or is of a kind that can't be talked to"
+    )]
+    ClosedInHandshake,
     #[error("connection lost: {0}")]
     Io(#[source] std::io::Error),
     #[error("the engine closed the connection")]
@@ -40,11 +48,19 @@ impl ConnectionEnd {
     pub(super) fn operation(&self) -> &'static str {
         match self {
             Self::Connect(_) => "connect",
-            Self::HandshakeLimit => "handshake",
+            Self::HandshakeLimit | Self::ClosedInHandshake => "handshake",
             Self::Io(_) | Self::Closed => "recv",
             Self::Silent(_) => "heartbeat",
             Self::SendLimit => "send",
             Self::Protocol(_) => "protocol",
+        }
+    }
+
+    /// The same end, during the handshake.
+    fn in_handshake(self) -> Self {
+        match self {
+            Self::Io(_) | Self::Closed => Self::ClosedInHandshake,
+            other => other,
         }
     }
 }
@@ -97,7 +113,8 @@ impl Connection {
         };
         tokio::time::timeout(HANDSHAKE_LIMIT, handshake)
             .await
-            .map_err(|_| ConnectionEnd::HandshakeLimit)??;
+            .map_err(|_| ConnectionEnd::HandshakeLimit)?
+            .map_err(ConnectionEnd::in_handshake)?;
         Ok(connection)
     }
 
@@ -120,10 +137,50 @@ impl Connection {
 
     /// Waits for some bytes. Nothing is lost if the wait is given up.
     pub(super) async fn read(&mut self) -> Result<(), ConnectionEnd> {
-        self.session.input().reserve(READ_BYTES);
+        let input = self.session.input();
+        if input.capacity() - input.len() < LEAST_READ_BYTES {
+            input.reserve(READ_BYTES);
+        }
         match self.stream.read_buf(self.session.input()).await.map_err(ConnectionEnd::Io)? {
             0 => Err(ConnectionEnd::Closed),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn small_messages_that_are_kept_share_their_memory() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let publisher = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut greeting = vec![0; 64];
+            (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
+            greeting[12..16].copy_from_slice(b"NULL");
+            greeting.extend_from_slice(b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03PUB");
+            stream.write_all(&greeting).await.unwrap();
+            stream
+        };
+        let (opened, mut publisher) =
+            futures::future::join(Connection::open("127.0.0.1", port, SocketType::Sub), publisher).await;
+        let mut connection = opened.unwrap();
+        let mut kept = Vec::new();
+        for _ in 0..200 {
+            publisher.write_all(&[&[0, 100][..], &[7; 100]].concat()).await.unwrap();
+            connection.read().await.unwrap();
+            while let Some(event) = connection.session().next_event().unwrap() {
+                let SessionEvent::Message(mut frames) = event else { panic!("{event:?}") };
+                kept.append(&mut frames);
+            }
+        }
+        let windows: BTreeSet<usize> =
+            kept.iter().map(|frame| frame.as_ptr() as usize / READ_BYTES).collect();
+        assert!(kept.len() == 200 && windows.len() <= 3, "{windows:?}");
     }
 }

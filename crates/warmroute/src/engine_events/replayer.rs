@@ -53,10 +53,29 @@ struct Pace {
     rest_until: Option<Instant>,
 }
 
+impl Pace {
+    fn count(&mut self, outcome: &Outcome) {
+        if outcome.is_complete() {
+            (self.failures, self.rest_until) = (0, None);
+            return;
+        }
+        let rest = FIRST_REST.saturating_mul(1 << self.failures.min(6)).min(LONGEST_REST);
+        // An engine that ends amid a replay and is back at once can be asked; one that always does so must not be.
+        if !matches!(outcome, Outcome::CutOff(ConnectionEnd::Io(_) | ConnectionEnd::Closed))
+            || self.failures > 0
+        {
+            self.rest_until = Some(Instant::now() + rest.mul_f64(0.5 + fastrand::f64() / 2.0));
+        }
+        self.failures += 1;
+    }
+}
+
 /// Why a replay brought nothing more.
 enum Outcome {
     Ended(ReplayEnd),
     Unreachable(ConnectionEnd),
+    /// The engine ended amid it.
+    CutOff(ConnectionEnd),
     /// It failed a short while ago and wasn't tried.
     Resting,
 }
@@ -71,6 +90,7 @@ impl Outcome {
         match self {
             Self::Ended(end) => end.as_str(),
             Self::Unreachable(_) => "unreachable",
+            Self::CutOff(_) => "cut-off",
             Self::Resting => "resting",
         }
     }
@@ -108,6 +128,10 @@ impl Replayer {
                     tracing::warn!(endpoint = %self.endpoint, port = self.port, %error,
                     "no replay of this engine's KV events: check its replay endpoint and replaySocketPort")
                 }
+                Outcome::CutOff(error) => {
+                    tracing::info!(endpoint = %self.endpoint, port = self.port, %error,
+                    "a replay of this engine's KV events was cut off")
+                }
                 other => {
                     tracing::warn!(endpoint = %self.endpoint, port = self.port, outcome = other.as_str(),
                     "a replay of this engine's KV events did not bring what is missing")
@@ -129,22 +153,23 @@ impl Replayer {
         // Closed never; if it were, replays would run without a limit.
         let _permit = self.at_once.acquire().await.ok();
         pace.last_start = Some(Instant::now());
-        let outcome = match self.replay(from, epoch).await {
-            Ok(end) => Outcome::Ended(end),
+        let outcome = match self.connect().await {
             Err(error) => Outcome::Unreachable(error),
+            Ok(connection) => match self.replay(connection, from, epoch).await {
+                Ok(end) => Outcome::Ended(end),
+                Err(error) => Outcome::CutOff(error),
+            },
         };
-        if outcome.is_complete() {
-            (pace.failures, pace.rest_until) = (0, None);
-        } else {
-            let rest = FIRST_REST.saturating_mul(1 << pace.failures.min(6)).min(LONGEST_REST);
-            pace.rest_until = Some(Instant::now() + rest.mul_f64(0.5 + fastrand::f64() / 2.0));
-            pace.failures += 1;
-        }
+        pace.count(&outcome);
         outcome
     }
 
-    async fn replay(&self, from: u64, epoch: u64) -> Result<ReplayEnd, ConnectionEnd> {
-        let mut connection = self.connect().await?;
+    async fn replay(
+        &self,
+        mut connection: Connection,
+        from: u64,
+        epoch: u64,
+    ) -> Result<ReplayEnd, ConnectionEnd> {
         let started = Instant::now();
         let now_ms = || started.elapsed().as_millis() as u64;
         let mut replay = Replay::new(from, ReplayLimits::default(), 0);
