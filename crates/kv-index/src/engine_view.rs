@@ -48,7 +48,8 @@ pub struct Applied {
     pub unchained_hashes: u64,
     /// Blocks left out because the index is full.
     pub refused_blocks: u64,
-    /// Copies announced with other tokens (or LoRA, salt, media) than the first time.
+    /// Copies announced with other tokens (or LoRA, salt, media) than the first time, and blocks left out that come
+    /// after such a one.
     pub key_conflicts: u64,
     /// Events that couldn't be decoded.
     pub malformed: u64,
@@ -279,7 +280,7 @@ impl EngineView {
             self.index.slots.set_lookahead(self.slot, stored.lookahead_tokens);
         }
         let mut chain = KeyChain::after(start.key);
-        let (mut place, mut is_broken) = (start.place, false);
+        let (mut place, mut is_broken, mut is_contradicted) = (start.place, false, false);
         // For all at once, or else one by one.
         let mut reserved = stored.hashes.len();
         if !self.index.try_reserve_entries(reserved) {
@@ -298,7 +299,11 @@ impl EngineView {
                 } else {
                     self.hold_copy(name, held, key, applied);
                 }
+                is_contradicted = self.index.runs.key_at(held) != Some(key);
                 (place, is_broken) = (Some(held), false);
+            } else if is_contradicted {
+                // The engine's hash before it stands for something else too, so its place isn't there.
+                applied.key_conflicts += 1;
             } else if !is_broken && (reserved > 0 || self.index.try_reserve_entries(1)) {
                 reserved = reserved.saturating_sub(1);
                 self.new_blocks.push((name, key));

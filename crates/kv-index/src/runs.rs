@@ -117,6 +117,14 @@ impl Runs {
             if at < run.len() {
                 (id, run) = self.split(id, run, at);
             }
+            if run.begins_with(*key) {
+                // It goes round, which takes two blocks with one key; this run is locked already.
+                let is_new = !run.holds(slot, 0);
+                run.insert(slot, 0, 1);
+                held(Place { run: id, position: run.start }, is_new);
+                (at, keys) = (1, rest);
+                continue;
+            }
             let (child, child_run, is_new) = self.enter(*key, Some((id, &mut run)), slot);
             held(Place { run: child, position: child_run.start }, is_new);
             (id, run, at, keys) = (child, child_run, 1, rest);
@@ -340,5 +348,30 @@ impl Runs {
             self.free.lock().returned.push(next);
         }
         self.free.lock().returned.push(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_that_comes_after_itself_locks_nobody_out() {
+        let runs = Runs::new();
+        let hold = |parent: Option<Place>, keys: &[u64]| {
+            let keys: Vec<BlockKey> = keys.iter().copied().map(BlockKey).collect();
+            let mut held = Vec::new();
+            runs.hold(parent, &keys, 0, |place, is_new| held.push((place, is_new)));
+            held
+        };
+        let mut places: Vec<Place> = hold(None, &[1, 2, 3]).into_iter().map(|(place, _)| place).collect();
+        // What goes on in two ways isn't just made longer.
+        places.push(hold(None, &[1, 2, 4])[2].0);
+        let again: Vec<bool> = hold(Some(places[1]), &[1, 2]).into_iter().map(|(_, is_new)| is_new).collect();
+        assert_eq!(again, [false, false]);
+        for place in places.into_iter().rev() {
+            runs.release(place, 0);
+        }
+        assert_eq!(runs.keys(), 0);
     }
 }

@@ -104,6 +104,24 @@ fn a_block_is_held_until_its_last_copy_is_gone() {
     assert_eq!(index.stats().keys, 0);
 }
 
+/// A name that stands for two blocks: what comes after it is left out. Placed after the block that had the name first,
+/// it would come after itself.
+#[test]
+fn what_follows_a_name_that_stands_for_two_blocks_is_left_out() {
+    let index = KvIndex::new(IndexLimits::default());
+    let mut view = index.add_engine().unwrap();
+    store(&mut view, stored(&[1, 2], None, &[1, 2, 3, 4]));
+    // So that the second block begins a run.
+    store(&mut view, stored(&[3], Some(1), &[5, 6]));
+    let applied = store(&mut view, stored(&[2, 9], None, &[1, 2, 3, 4]));
+    assert_eq!((applied.stored_blocks, applied.key_conflicts), (0, 1));
+    assert!(applied.facts().unreadable_stores);
+    assert_eq!(known(&index, view.slot(), &[1, 2, 3, 4], PLAIN), 2);
+    assert_eq!((view.held_blocks(), index.stats().entries), (3, 3));
+    drop(view);
+    assert_eq!((index.stats().keys, index.stats().entries), (0, 0));
+}
+
 /// `kv_cache_report_mode=full`: the prefix that a request hit is announced again, and is still there once.
 #[test]
 fn a_prefix_that_is_announced_again_is_no_copy() {

@@ -181,8 +181,8 @@ fn write_stored(out: &mut Vec<u8>, data: &mut BytesLeft<'_>) {
     let (blocks, odd) = (data.below(5), data.byte());
     write_hashes(out, data, blocks);
     match data.below(16) {
-        parent @ 1.. => drop(write::write_uint(out, parent.into()).unwrap()),
         0 => write::write_nil(out).unwrap(),
+        parent => number(out, parent),
     }
     let block_size = if odd & 0x0f == 1 { 2 } else { 1 };
     let tokens = if odd & 0xf0 == 0x10 { blocks } else { blocks * block_size };
@@ -190,11 +190,11 @@ fn write_stored(out: &mut Vec<u8>, data: &mut BytesLeft<'_>) {
     // Mostly the same token, so that equal blocks have several names.
     for _ in 0..tokens {
         let token = data.below(8).saturating_sub(5);
-        write::write_uint(out, token.into()).unwrap();
+        number(out, token);
     }
-    write::write_uint(out, block_size.into()).unwrap();
+    number(out, block_size);
     match data.below(16) {
-        number @ 1..3 => drop(write::write_uint(out, number.into()).unwrap()),
+        lora @ 1..3 => number(out, lora),
         _ => write::write_nil(out).unwrap(),
     }
     let (medium, group) = tail(data);
@@ -223,7 +223,7 @@ fn write_hashes(out: &mut Vec<u8>, data: &mut BytesLeft<'_>, count: u32) {
             // The same name as bytes.
             write::write_bin(out, &[0, 0, 0, 0, 0, 0, 0, name as u8]).unwrap();
         } else {
-            write::write_uint(out, name.into()).unwrap();
+            number(out, name);
         }
     }
 }
@@ -243,5 +243,9 @@ fn write_medium(out: &mut Vec<u8>, medium: u8) {
 }
 
 fn write_group(out: &mut Vec<u8>, group: u8) {
-    write::write_uint(out, (group == 1).into()).unwrap();
+    number(out, u32::from(group == 1));
+}
+
+fn number(out: &mut Vec<u8>, value: u32) {
+    write::write_uint(out, value.into()).unwrap();
 }

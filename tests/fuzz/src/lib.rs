@@ -3,11 +3,7 @@
 //! Each target is a function that takes bytes and panics if something doesn't hold. `make fuzz` gives them to libFuzzer
 //! (`libfuzzer/`, a workspace of its own); `cargo test` replays the corpus in `corpus/<target>` with mutations.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a target fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a target fails by panicking")]
 
 mod bytes_left;
 mod event_batch;

@@ -40,7 +40,9 @@ pub(crate) fn run(data: &[u8]) {
             }
             ReplayStep::End(_) => return,
         }
-        assert!(requests <= LIMITS.max_requests && bytes <= LIMITS.max_bytes && now_ms <= LIMITS.max_ms + 255);
+        assert!(
+            requests <= LIMITS.max_requests && bytes <= LIMITS.max_bytes && now_ms <= LIMITS.max_ms + 255
+        );
     }
     assert!(replay.next_tick_ms() <= now_ms.max(LIMITS.max_ms) + LIMITS.silence_ms);
 }

@@ -96,7 +96,9 @@ fn hashes(out: &mut Vec<u8>, hashes: &[EngineHash]) {
 fn hash(out: &mut Vec<u8>, hash: EngineHash) {
     match hash.as_bytes() {
         Some(digest) => write::write_bin(out, digest).unwrap(),
-        None => drop(write::write_uint(out, hash.low_u64()).unwrap()),
+        None => {
+            write::write_uint(out, hash.low_u64()).unwrap();
+        }
     }
 }
 

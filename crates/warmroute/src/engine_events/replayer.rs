@@ -61,9 +61,7 @@ impl Pace {
         }
         let rest = FIRST_REST.saturating_mul(1 << self.failures.min(6)).min(LONGEST_REST);
         // An engine that ends amid a replay and is back at once can be asked; one that always does so must not be.
-        if !matches!(outcome, Outcome::CutOff(ConnectionEnd::Io(_) | ConnectionEnd::Closed))
-            || self.failures > 0
-        {
+        if !matches!(outcome, Outcome::CutOff(_)) || self.failures > 0 {
             self.rest_until = Some(Instant::now() + rest.mul_f64(0.5 + fastrand::f64() / 2.0));
         }
         self.failures += 1;
@@ -157,7 +155,8 @@ impl Replayer {
             Err(error) => Outcome::Unreachable(error),
             Ok(connection) => match self.replay(connection, from, epoch).await {
                 Ok(end) => Outcome::Ended(end),
-                Err(error) => Outcome::CutOff(error),
+                Err(error @ (ConnectionEnd::Io(_) | ConnectionEnd::Closed)) => Outcome::CutOff(error),
+                Err(error) => Outcome::Unreachable(error),
             },
         };
         pace.count(&outcome);
