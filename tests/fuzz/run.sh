@@ -41,7 +41,7 @@ for target in "$@"; do
     found="$work/corpus/$target"
     mkdir -p "$found"
     if [ "$keep" = yes ]; then
-        set -- -merge=1 "$kept" "$found"
+        set -- -set_cover_merge=1 "$kept" "$found"
     else
         echo "run.sh: $target, $seconds s"
         set -- -max_total_time="$seconds" "$found" "$kept"

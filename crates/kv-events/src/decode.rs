@@ -260,6 +260,7 @@ impl Fields {
             self.lookahead_tokens = self.lookahead_tokens.max(1);
         } else {
             reader.token_ids(count, &mut tokens)?;
+            self.next_token = None;
         }
         self.token_ids = Some(tokens);
         Ok(())

@@ -38,7 +38,7 @@ fn write_removed(out: &mut Vec<u8>, removed: &BlocksRemoved) {
 }
 
 fn write_stored(out: &mut Vec<u8>, stored: &BlocksStored) {
-    write::write_map_len(out, 13).unwrap();
+    write::write_map_len(out, 14).unwrap();
     text(out, "type");
     text(out, "BlockStored");
     text(out, "block_hashes");
@@ -46,8 +46,7 @@ fn write_stored(out: &mut Vec<u8>, stored: &BlocksStored) {
     text(out, "parent_block_hash");
     optional(out, stored.parent, hash);
     text(out, "token_ids");
-    write::write_array_len(out, stored.token_ids.len() as u32).unwrap();
-    stored.token_ids.iter().for_each(|token| number(out, (*token).into()));
+    write_tokens(out, stored);
     text(out, "block_size");
     number(out, stored.block_size_tokens.into());
     text(out, "lora_id");
@@ -72,6 +71,25 @@ fn write_stored(out: &mut Vec<u8>, stored: &BlocksStored) {
             keys.iter().for_each(|key| extra_key(out, key));
         });
     }
+}
+
+/// Tokens, or pairs of them if the token after the last one is known; and how far blocks depend on what comes after.
+fn write_tokens(out: &mut Vec<u8>, stored: &BlocksStored) {
+    let tokens = &stored.token_ids;
+    write::write_array_len(out, tokens.len() as u32).unwrap();
+    for (at, token) in tokens.iter().enumerate() {
+        if let Some(next) = stored.next_token {
+            write::write_array_len(out, 2).unwrap();
+            number(out, (*token).into());
+            number(out, tokens.get(at + 1).copied().unwrap_or(next).into());
+        } else {
+            number(out, (*token).into());
+        }
+    }
+    text(out, "lookahead_token_ids");
+    write::write_array_len(out, 1).unwrap();
+    write::write_array_len(out, stored.lookahead_tokens).unwrap();
+    (0..stored.lookahead_tokens).for_each(|_| number(out, 0));
 }
 
 fn extra_key(out: &mut Vec<u8>, key: &ExtraKey) {
