@@ -334,12 +334,16 @@ async fn picker_restarted(driver: &mut Driver, conversations: &mut [Conversation
     driver.stack.kill_picker().await;
     // The engines work past the picker meanwhile: what they publish while a replay runs has to fall into its place.
     let traffic = direct_traffic(driver.stack.addresses());
-    let (started, served) = futures::future::join(driver.stack.start_picker(), traffic).await;
-    started?;
-    let ready_unix_ms = unix_ms();
+    let history = driver.stack.history.clone();
+    let start = async {
+        driver.stack.start_picker().await?;
+        history.note("another picker is ready");
+        anyhow::Ok(unix_ms())
+    };
+    let (ready_unix_ms, served) = futures::future::join(start, traffic).await;
+    let ready_unix_ms = ready_unix_ms?;
     driver.settle_all().await?;
     say(&format!("{} prompts were served past the picker meanwhile", served?));
-    driver.stack.history.note("another picker is ready");
     for address in driver.stack.addresses() {
         for engine in driver.engines_at(address).await? {
             let took = trusted_again(driver, &engine, ready_unix_ms, async |_| Ok(())).await?;
