@@ -197,6 +197,10 @@ async fn counters(driver: &mut Driver) -> anyhow::Result<()> {
             "{engine} counts {counted} cached tokens, its answers tell {told}; {preemptions} preemptions"
         );
         driver.check(what, counted == told as f64);
+        for name in driver.engines_at(engine).await? {
+            let picked = driver.comparisons.iter().filter(|comparison| comparison.engine == name).count();
+            driver.check(format!("{name} gets its share of the requests: {picked}"), picked > 0);
+        }
     }
     Ok(())
 }

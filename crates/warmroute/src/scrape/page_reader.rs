@@ -134,7 +134,7 @@ impl PageReader {
     /// highest value counts, since the value is a time.
     ///
     /// # Errors
-    /// The page has none of the metrics that tell the engine's load.
+    /// The page has none of the metrics that tell the engine's load, nor its description of the cache.
     pub fn read(&self, page: &str, at: Instant, previous: Option<&Scrape>) -> Result<PageContent, NoLoad> {
         let mut found: Vec<Series<'_>> = self.metrics.iter().map(|_| Series::default()).collect();
         for line in page.lines() {
@@ -152,7 +152,14 @@ impl PageReader {
         let mut load =
             self.metrics.iter().zip(&found).filter(|(wanted, _)| wanted.meaning.is_load()).peekable();
         let tells_load = load.peek().is_none() || load.any(|(_, series)| !series.ranks.is_empty());
-        if !tells_load {
+        // Servers of several processes show a rank's load from its first request on, and its cache from the start. Taken
+        // for unknown, a rank beside busy ones would score lowest and never get that request.
+        let tells_cache = self
+            .metrics
+            .iter()
+            .zip(&found)
+            .any(|(wanted, series)| wanted.meaning == Meaning::CacheInfo && !series.ranks.is_empty());
+        if !tells_load && !tells_cache {
             return Err(NoLoad { engine: self.engine.clone(), missing });
         }
         let previous = previous.filter(|previous| previous.engine == self.engine);

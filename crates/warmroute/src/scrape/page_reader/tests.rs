@@ -164,3 +164,15 @@ fn odd_values_are_bounded() {
         .collect();
     assert_eq!(read("vllm", &ranks).scrape.metrics.running_requests, MAX_RANKS as u32);
 }
+
+/// Recorded from vLLM 0.32 with `--data-parallel-size 2`, which runs two API processes: of a rank without requests.
+#[test]
+fn an_engine_that_tells_its_cache_and_no_load_yet_is_idle() {
+    let page = "# TYPE vllm:engine_sleep_state gauge\n\
+                vllm:engine_sleep_state{engine=\"1\",model_name=\"toy\",sleep_state=\"awake\"} 1.0\n\
+                vllm:cache_config_info{block_size=\"32\",engine=\"1\",num_gpu_blocks=\"96\"} 1.0\n";
+    let content = read("vllm", page);
+    assert_eq!(numbers(&content.scrape.metrics), (0, 0, 0.0, 32, 96));
+    assert_eq!(content.missing.len(), 3, "{:?}", content.missing);
+    assert!(reader("{}", "sglang").read(page, Instant::now(), None).is_err());
+}
