@@ -35,7 +35,8 @@ impl Followed {
     pub(super) fn hosts(hosts: impl IntoIterator<Item = String>, port: u16, replay_port: u16) -> Self {
         let index = KvIndex::new(IndexLimits::default());
         let metrics = Arc::new(Metrics::try_new().unwrap());
-        let settings = EventSettings { port, replay_port, topic_filter: "kv@".to_owned(), shards: 2 };
+        let topic_filter = "kv@".to_owned();
+        let settings = EventSettings { port, replay_port, topic_filter, shards: 2, listen: None };
         let adapters = Arc::new(AdapterNames::default());
         let events = EngineEvents::try_new(index.clone(), settings, metrics.clone(), &adapters).unwrap();
         let (tasks, _ends) = Tasks::new();
