@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::expectation::Expectations;
+use crate::layers::Layers;
 use crate::lookup::common_blocks;
 use crate::runs::{Place, Runs};
 use crate::slots::Slots;
@@ -15,7 +16,8 @@ pub struct IndexLimits {
     /// Most blocks known over all engines: one entry per engine and block hash, 25 to 61 bytes each. A store beyond
     /// it is refused and counted.
     pub max_entries: usize,
-    /// Most engines at a time; a lookup takes one bit per slot and block.
+    /// Most engines at a time, where each further layer of an engine counts as another one; a lookup takes one bit per
+    /// slot and block.
     pub max_engines: u32,
     /// Most blocks expected over all requests, 8 bytes each beside about 300 bytes for each request. An expectation
     /// beyond it is refused and counted.
@@ -72,6 +74,7 @@ pub struct KvIndex {
     entries: AtomicUsize,
     refused_blocks: AtomicU64,
     pub(crate) expectations: Expectations,
+    pub(crate) layers: Layers,
 }
 
 /// Longer ones are cut, so that no sum with a time overflows.
@@ -87,6 +90,7 @@ impl KvIndex {
             entries: AtomicUsize::new(0),
             refused_blocks: AtomicU64::new(0),
             expectations: Expectations::new(limits.max_expected_blocks),
+            layers: Layers::default(),
         })
     }
 
@@ -158,7 +162,7 @@ impl KvIndex {
             entries: self.entries.load(Ordering::Relaxed),
             max_entries: self.limits.max_entries,
             keys: self.runs.keys(),
-            engines: self.slots.taken(),
+            engines: self.slots.taken().saturating_sub(self.layers.slots() as u32),
             expected_blocks: self.expectations.blocks(),
             expectations: self.expectations.len(),
             refused_blocks: self.refused_blocks.load(Ordering::Relaxed),

@@ -10,28 +10,39 @@
 //! - Between pick and event: [`KvIndex::expect`].
 //! - Where there are no events: [`ApproximateIndex`], which knows what was sent to an endpoint.
 
+mod announcements;
+mod applied;
 mod approximate_index;
+mod block_extras;
 mod block_keys;
 mod block_names;
+mod engine_layer;
 mod engine_view;
 mod expectation;
 mod expected_chains;
 mod holders;
 mod key_counts;
+mod kv_groups;
 mod kv_index;
+mod layered_lookup;
+mod layers;
 mod lookup;
 mod part;
 mod run;
 mod runs;
 mod sent_order;
 mod slots;
+mod spans;
 mod unchained_hash;
 pub mod vllm_hash;
 
+pub use applied::Applied;
 pub use approximate_index::{ApproximateExtras, ApproximateIndex, SentBlocks, approximate_keys};
 pub use block_keys::{BlockKey, KeyExtras, block_keys, predicted_cached_tokens};
-pub use engine_view::{Applied, EngineView};
+pub use engine_view::EngineView;
 pub use expectation::Expectation;
 pub use kv_index::{IndexError, IndexLimits, IndexStats, KvIndex};
+pub use layered_lookup::OffloadedBlocks;
+pub use layers::Tier;
 pub use lookup::{LookupScratch, Match};
 pub use slots::EngineSlot;

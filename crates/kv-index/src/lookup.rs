@@ -1,4 +1,5 @@
 use crate::holders::{bit_of, bits, word_of};
+use crate::layered_lookup::LayeredScratch;
 use crate::run::Run;
 use crate::{BlockKey, EngineSlot, KvIndex};
 
@@ -20,6 +21,7 @@ pub struct LookupScratch {
     covers: Vec<Cover>,
     /// State of the slot of each row when the lookup began; `None` for a slot that is gone.
     states: Vec<Option<u64>>,
+    pub(crate) layered: LayeredScratch,
 }
 
 /// Blocks of the prompt that a slot is expected to hold.
@@ -126,12 +128,14 @@ impl KvIndex {
             matches.iter_mut().zip(slots).for_each(|(row, _)| *row = Match::default());
             return;
         }
+        // After what was found above: where it is held is told before it is stored.
+        self.find_layered(keys, slots, &mut scratch.layered);
         self.tell(keys, slots, scratch, matches, |slot, _| self.slots.visible_state(slot).is_some());
         if self.slots.changes() != changes {
             self.lookup_during_changes(keys, slots, scratch, matches);
         }
         if self.slots.has_lookahead() {
-            self.claim_less(keys.len() as u32, slots, matches);
+            self.claim_less(keys.len() as u32, slots, scratch, matches);
         }
     }
 
@@ -140,11 +144,19 @@ impl KvIndex {
     /// match without its last ⌈lookahead / block size⌉ blocks is found for certain. What is never found are blocks
     /// whose lookahead would reach the prompt's last token.
     #[cold]
-    fn claim_less(&self, prompt_blocks: u32, slots: &[EngineSlot], matches: &mut [Match]) {
-        for (slot, row) in slots.iter().zip(matches) {
+    fn claim_less(
+        &self,
+        prompt_blocks: u32,
+        slots: &[EngineSlot],
+        scratch: &LookupScratch,
+        matches: &mut [Match],
+    ) {
+        for (at, (slot, row)) in slots.iter().zip(matches).enumerate() {
             let (lookahead, size) = (self.slots.lookahead(*slot), self.slots.block_size(*slot));
             if let Some(size) = size.filter(|_| lookahead > 0) {
                 let (lost, unreachable) = (lookahead.div_ceil(size), (lookahead + 1).div_ceil(size));
+                // Groups that need the end of a prefix say nothing of a shorter one.
+                let lost = if scratch.layered.has_several_groups(at) { u32::MAX } else { lost };
                 let found =
                     |blocks: u32| blocks.saturating_sub(lost).min(prompt_blocks.saturating_sub(unreachable));
                 row.known_blocks = found(row.known_blocks);
@@ -167,6 +179,7 @@ impl KvIndex {
         states.extend(slots.iter().map(|slot| self.slots.visible_state(*slot)));
         self.find_covers(keys, scratch);
         self.find_known(keys, scratch);
+        self.find_layered(keys, slots, &mut scratch.layered);
         self.tell(keys, slots, scratch, matches, |slot, row| {
             let state = self.slots.visible_state(slot);
             state.is_some() && states.get(row) == Some(&state)
@@ -183,12 +196,16 @@ impl KvIndex {
         matches: &mut [Match],
         counts: impl Fn(EngineSlot, usize) -> bool,
     ) {
-        for (at, (slot, row)) in slots.iter().zip(matches).enumerate() {
+        for (at, (slot, row)) in slots.iter().zip(&mut *matches).enumerate() {
             let known_blocks = scratch.known.depth_blocks(slot.index);
             let expected_blocks = self.expected_blocks(keys, slot.index, known_blocks, &scratch.covers);
             // Last, so that what was found in between belongs to the state.
             let counts = expected_blocks > 0 && counts(*slot, at);
             *row = if counts { Match { known_blocks, expected_blocks } } else { Match::default() };
+        }
+        if !scratch.layered.is_empty() {
+            let expected = |slot, known| self.expected_blocks(keys, slot, known, &scratch.covers);
+            self.tell_layered(slots, &scratch.layered, matches, expected, counts);
         }
     }
 

@@ -218,6 +218,15 @@ impl Runs {
         (front_id, front_run)
     }
 
+    /// Notes that the slot holds a block that another one holds, or this one already. Says where it is, and whether that
+    /// is new.
+    pub(crate) fn join(&self, place: Place, slot: u32) -> (Place, bool) {
+        let (id, mut run, at) = self.locked(place);
+        let is_new = !run.holds(slot, at);
+        run.insert(slot, at, at + 1);
+        (Place { run: id, position: place.position }, is_new)
+    }
+
     /// Notes that the slot doesn't hold a block any more that it held. Returns the block's key.
     pub(crate) fn release(&self, place: Place, slot: u32) -> Option<BlockKey> {
         let (id, mut run, at) = self.locked(place);

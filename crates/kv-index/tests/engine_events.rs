@@ -170,7 +170,7 @@ fn what_cannot_be_placed_is_left_out_and_counted() {
     let placeholder = BlocksStored { block_size_tokens: 0, ..stored(&[9], None, &[]) };
     assert_eq!(store(&mut view, placeholder).stores_without_tokens, 1);
     for medium in [Medium::Cpu, Medium::Storage, Medium::Other("EXTERNAL".into())] {
-        let elsewhere = BlocksStored { medium: medium.clone(), ..stored(&[1], None, &[1, 2]) };
+        let elsewhere = BlocksStored { medium, block_size_tokens: 0, ..stored(&[1], None, &[]) };
         assert_eq!(store(&mut view, elsewhere).other_media, 1);
     }
     assert_eq!((view.held_blocks(), index.stats().keys), (0, 0));
@@ -282,7 +282,7 @@ fn engines_with_other_attention_claim_nothing() {
     let mut late = index.add_engine().unwrap();
     store(&mut late, stored(&[1], None, &[1, 2]));
     assert_eq!(known(&index, late.slot(), &[1, 2], PLAIN), 1);
-    let second_group = BlocksStored { group: Some(1), ..stored(&[1], None, &[1, 2]) };
+    let second_group = BlocksStored { group: Some(1), spec_kind: None, ..stored(&[1], None, &[1, 2]) };
     assert_eq!(store(&mut late, second_group).unsupported_groups, 1);
     assert_eq!(known(&index, late.slot(), &[1, 2], PLAIN), 0);
     assert_eq!(store(&mut late, stored(&[1], None, &[1, 2])).unsupported_groups, 1);

@@ -120,7 +120,9 @@ fn predictions(scenario: &str) -> Vec<(u32, u32)> {
         };
         let (mut keys, mut matches) = (Vec::new(), [Match::default()]);
         block_keys(known_tokens(&tokens), block_size, &extras, &mut keys);
-        index.lookup(&keys, &[sink.0.slot()], &mut LookupScratch::default(), &mut matches);
+        let reusable_blocks = (tokens.len() as u32 - 1) / block_size;
+        let mut scratch = LookupScratch::default();
+        index.lookup_reusable(&keys, reusable_blocks, &[sink.0.slot()], &mut scratch, &mut matches);
         let predicted = predicted_cached_tokens(matches[0].known_blocks, tokens.len() as u32, block_size);
         let reported = request["cached_tokens_reported"].as_u64().unwrap_or(0) as u32;
         let note = format!("{scenario} request {number}: {}", request["note"]);
@@ -167,4 +169,11 @@ fn prompts_with_images_match_up_to_the_first_one() {
     assert_eq!(compared, [(0, 0), (96, 128), (96, 96), (96, 96), (0, 0)]);
     assert_eq!(compared.iter().filter(|(predicted, reported)| predicted == reported).count(), 4);
     assert_eq!(compared.iter().filter(|(predicted, _)| *predicted > 0).count(), 3);
+}
+
+/// Sliding-window and full attention: all 11 sequential requests before the reset are predicted as reported, also the
+/// one that shares 96 tokens which only the full-attention group still has (0 cached).
+#[test]
+fn predicts_what_vllm_reported_of_a_hybrid_model() {
+    assert_eq!(replay("v032-hybrid-swa"), (11, 192));
 }
