@@ -31,8 +31,18 @@ pub enum CacheEvent {
         /// The hash it was cached under.
         hash: BlockHash,
     },
-    /// Nothing is cached any more.
+    /// Nothing is cached in GPU memory any more.
     Cleared,
+    /// A block was copied to the host's memory.
+    HostStored {
+        /// The hash it is cached under.
+        hash: BlockHash,
+    },
+    /// A block left the host's memory.
+    HostRemoved {
+        /// The hash it was cached under.
+        hash: BlockHash,
+    },
 }
 
 #[derive(Clone, Copy)]

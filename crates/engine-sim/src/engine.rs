@@ -227,7 +227,8 @@ fn scheduler_of(options: &EngineOptions) -> Scheduler {
         options.block_size_tokens,
         options.hash_scheme.clone(),
         options.enable_prefix_caching,
-    );
+    )
+    .with_host_blocks(options.num_cpu_blocks);
     Scheduler::new(cache, options.max_num_seqs, options.max_num_batched_tokens)
 }
 

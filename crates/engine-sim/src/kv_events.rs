@@ -38,6 +38,7 @@ pub struct BatchEncoder {
 }
 
 const MEDIUM: &str = "GPU";
+const HOST_MEDIUM: &str = "CPU";
 const SPEC_KIND: &str = "full_attention";
 
 impl BatchEncoder {
@@ -87,6 +88,26 @@ impl BatchEncoder {
                 payload.map(1);
                 payload.key("type").text("AllBlocksCleared");
             }
+            // Without tokens: whoever reads it knows the block by its hash.
+            CacheEvent::HostStored { hash } => {
+                payload.map(9);
+                payload.key("type").text("BlockStored");
+                payload.key("block_hashes").list(&[*hash], |payload, hash| self.hash(payload, hash));
+                payload.key("parent_block_hash").nil();
+                payload.key("token_ids").array(0);
+                payload.key("block_size").uint(0);
+                payload.key("lora_id").nil();
+                payload.key("medium").text(HOST_MEDIUM);
+                payload.key("lora_name").nil();
+                payload.key("group_idx").uint(0);
+            }
+            CacheEvent::HostRemoved { hash } => {
+                payload.map(4);
+                payload.key("type").text("BlockRemoved");
+                payload.key("block_hashes").list(&[*hash], |payload, hash| self.hash(payload, hash));
+                payload.key("medium").text(HOST_MEDIUM);
+                payload.key("group_idx").uint(0);
+            }
         }
     }
 
@@ -117,6 +138,28 @@ impl BatchEncoder {
             CacheEvent::Cleared => {
                 payload.array(1);
                 payload.text("AllBlocksCleared");
+            }
+            CacheEvent::HostStored { hash } => {
+                payload.array(12);
+                payload.text("BlockStored");
+                payload.list(&[*hash], |payload, hash| self.hash(payload, hash));
+                payload.nil(); // parent
+                payload.array(0); // tokens
+                payload.uint(0); // block size
+                payload.nil(); // lora_id
+                payload.text(HOST_MEDIUM);
+                payload.nil(); // lora_name
+                payload.nil(); // extra keys
+                payload.uint(0); // group_idx
+                payload.nil(); // kind
+                payload.nil(); // sliding window
+            }
+            CacheEvent::HostRemoved { hash } => {
+                payload.array(4);
+                payload.text("BlockRemoved");
+                payload.list(&[*hash], |payload, hash| self.hash(payload, hash));
+                payload.text(HOST_MEDIUM);
+                payload.uint(0); // group_idx
             }
         }
     }

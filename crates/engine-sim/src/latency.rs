@@ -9,6 +9,8 @@ use std::time::Duration;
 pub struct LatencyModel {
     /// Time per prompt token that isn't in the cache, in microseconds.
     pub prefill_us_per_token: f64,
+    /// Time per prompt token that is loaded from the host's memory, in microseconds.
+    pub load_us_per_token: f64,
     /// Time of a step that decodes, in milliseconds: every running request gains one token in it.
     pub decode_ms_per_token: f64,
     /// Extra time of a step in which at least one request is admitted, in milliseconds.
@@ -22,6 +24,7 @@ impl Default for LatencyModel {
     fn default() -> Self {
         Self {
             prefill_us_per_token: 0.0,
+            load_us_per_token: 0.0,
             decode_ms_per_token: 0.0,
             prefill_overhead_ms: 0.0,
             time_scale: 1.0,
@@ -34,6 +37,8 @@ impl Default for LatencyModel {
 pub struct StepWork {
     /// Prompt tokens computed in this step (also recomputed tokens of a preempted request).
     pub prefill_tokens: u64,
+    /// Prompt tokens loaded from the host's memory.
+    pub loaded_tokens: u64,
     /// Requests that are past their prompt and compute one token.
     pub decoding_requests: u32,
     /// Requests admitted to this step.
@@ -44,7 +49,8 @@ impl LatencyModel {
     /// Whether no step takes any modelled time.
     #[must_use]
     pub fn is_instant(&self) -> bool {
-        let largest = self.prefill_us_per_token.max(self.decode_ms_per_token).max(self.prefill_overhead_ms);
+        let prefill_us_per_token = self.prefill_us_per_token.max(self.load_us_per_token);
+        let largest = prefill_us_per_token.max(self.decode_ms_per_token).max(self.prefill_overhead_ms);
         self.time_scale <= 0.0 || largest <= 0.0
     }
 
@@ -53,6 +59,7 @@ impl LatencyModel {
     pub fn step_time(&self, work: StepWork) -> Duration {
         // A step never holds more than 2^32 tokens, which f64 counts exactly.
         let mut ms = work.prefill_tokens as f64 * self.prefill_us_per_token / 1000.0;
+        ms += work.loaded_tokens as f64 * self.load_us_per_token / 1000.0;
         if work.decoding_requests > 0 {
             ms += self.decode_ms_per_token;
         }
@@ -72,17 +79,21 @@ mod tests {
     fn a_step_costs_its_prefill_and_one_decode() {
         let model = LatencyModel {
             prefill_us_per_token: 100.0,
+            load_us_per_token: 10.0,
             decode_ms_per_token: 10.0,
             prefill_overhead_ms: 5.0,
             time_scale: 1.0,
         };
         let work = |prefill_tokens, decoding_requests, admitted_requests| StepWork {
             prefill_tokens,
+            loaded_tokens: 0,
             decoding_requests,
             admitted_requests,
         };
         assert_eq!(model.step_time(work(1000, 0, 1)), Duration::from_millis(105));
         assert_eq!(model.step_time(work(0, 7, 0)), Duration::from_millis(10));
+        let loading = StepWork { loaded_tokens: 200, ..work(100, 0, 0) };
+        assert_eq!(model.step_time(loading), Duration::from_millis(12));
         assert_eq!(model.step_time(work(1000, 7, 2)), Duration::from_millis(115));
         assert_eq!(
             LatencyModel { time_scale: 0.1, ..model }.step_time(work(0, 1, 0)),

@@ -32,6 +32,7 @@ mod engine;
 mod engine_loop;
 mod generation;
 mod histogram;
+mod host_cache;
 mod kv_events;
 mod kv_publisher;
 mod latency;

@@ -42,6 +42,9 @@ struct Arguments {
     /// KV blocks; one of them is the null block.
     #[arg(long, visible_alias = "num-gpu-blocks", default_value_t = 8192)]
     num_gpu_blocks_override: u32,
+    /// Blocks of which the host's memory has room for copies; without it there is no such tier.
+    #[arg(long, default_value_t = 0)]
+    num_cpu_blocks: u32,
     /// Requests that run at once.
     #[arg(long, default_value_t = 256)]
     max_num_seqs: u32,
@@ -99,6 +102,9 @@ struct LatencyArguments {
     /// Microseconds per prompt token that isn't cached.
     #[arg(long, default_value_t = 100.0)]
     prefill_us_per_token: f64,
+    /// Microseconds per prompt token that is loaded from the host's memory.
+    #[arg(long, default_value_t = 10.0)]
+    load_us_per_token: f64,
     /// Milliseconds of a step that decodes, one token for every running request.
     #[arg(long, default_value_t = 10.0)]
     decode_ms_per_token: f64,
@@ -160,6 +166,7 @@ impl Arguments {
         options.port = self.port;
         options.block_size_tokens = self.block_size;
         options.num_gpu_blocks = self.num_gpu_blocks_override;
+        options.num_cpu_blocks = self.num_cpu_blocks;
         options.max_num_seqs = self.max_num_seqs;
         options.max_num_batched_tokens = self.max_num_batched_tokens;
         options.max_model_len_tokens = self.max_model_len;
@@ -169,6 +176,7 @@ impl Arguments {
         options.kv_events = self.events.options();
         options.latency = LatencyModel {
             prefill_us_per_token: self.latency.prefill_us_per_token,
+            load_us_per_token: self.latency.load_us_per_token,
             decode_ms_per_token: self.latency.decode_ms_per_token,
             prefill_overhead_ms: self.latency.prefill_overhead_ms,
             time_scale: self.latency.time_scale,

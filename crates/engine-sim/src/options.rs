@@ -28,6 +28,8 @@ pub struct EngineOptions {
     pub block_size_tokens: u32,
     /// Physical KV blocks. One of them is the null block, so one fewer can be used.
     pub num_gpu_blocks: u32,
+    /// Blocks of which the host's memory has room for copies; 0 for no such tier.
+    pub num_cpu_blocks: u32,
     /// Requests that may run at once; the others wait in order of arrival.
     pub max_num_seqs: u32,
     /// Token budget of one step. A longer prompt is computed in several steps (chunked prefill).
@@ -93,6 +95,7 @@ impl EngineOptions {
             tokenizer: None,
             block_size_tokens: 16,
             num_gpu_blocks: 1024,
+            num_cpu_blocks: 0,
             max_num_seqs: 256,
             max_num_batched_tokens: 8192,
             max_model_len_tokens: None,

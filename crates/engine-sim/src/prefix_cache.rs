@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::block_hash::{BlockHash, HashScheme};
 use crate::block_pool::{BlockId, BlockPool, CacheEvent};
+use crate::host_cache::HostCache;
 
 /// The tokens of one request and the blocks that hold their KV.
 #[derive(Clone, Debug)]
@@ -59,6 +60,7 @@ impl Sequence {
 /// `vllm/v1/core/kv_cache_manager.py` (`get_computed_blocks`, `allocate_slots`, `free`).
 pub struct PrefixCache {
     pool: BlockPool,
+    host: HostCache,
     block_size_tokens: usize,
     scheme: HashScheme,
     none_hash: BlockHash,
@@ -72,11 +74,32 @@ impl PrefixCache {
     pub fn new(num_gpu_blocks: u32, block_size_tokens: u32, scheme: HashScheme, enabled: bool) -> Self {
         Self {
             pool: BlockPool::new(num_gpu_blocks),
+            host: HostCache::new(0),
             block_size_tokens: block_size_tokens.max(1) as usize,
             none_hash: scheme.none_hash(),
             scheme,
             enabled,
         }
+    }
+
+    /// The same with copies of so many blocks in the host's memory.
+    #[must_use]
+    pub fn with_host_blocks(self, num_cpu_blocks: u32) -> Self {
+        Self { host: HostCache::new(num_cpu_blocks), ..self }
+    }
+
+    /// Blocks in the host's memory.
+    #[must_use]
+    pub fn host_blocks(&self) -> usize {
+        self.host.len()
+    }
+
+    /// Tokens that a sequence can load from the host's memory behind so many hits of [`Self::lookup`].
+    #[must_use]
+    pub fn loadable_tokens(&self, sequence: &Sequence, hits: usize) -> usize {
+        let limit = sequence.tokens().saturating_sub(1) / self.block_size_tokens;
+        let behind = sequence.hashes.iter().take(limit).skip(hits);
+        behind.take_while(|hash| self.host.holds(hash)).count() * self.block_size_tokens
     }
 
     /// The blocks underneath.
@@ -160,7 +183,10 @@ impl PrefixCache {
 
     /// The events since the last call, in order.
     pub fn take_events(&mut self) -> Vec<CacheEvent> {
-        self.pool.take_events()
+        let mut events = self.pool.take_events();
+        // Behind the stores that tell the tokens of what is copied.
+        events.append(&mut self.host.take_events());
+        events
     }
 
     fn hash_full_blocks(&self, sequence: &mut Sequence) {
@@ -189,6 +215,7 @@ impl PrefixCache {
             &sequence.token_ids[first * self.block_size_tokens..full * self.block_size_tokens],
             sequence.cache_salt.clone().filter(|_| first == 0),
         );
+        self.host.store(&sequence.hashes[first..full]);
         sequence.cached_blocks = full;
     }
 }
@@ -253,6 +280,9 @@ mod tests {
                         }
                     }
                     CacheEvent::Cleared => self.0.clear(),
+                    CacheEvent::HostStored { .. } | CacheEvent::HostRemoved { .. } => {
+                        panic!("there is no room for copies")
+                    }
                 }
             }
         }
@@ -341,6 +371,30 @@ mod tests {
             let mut again = Sequence::new(prompt.clone(), salt);
             assert_eq!(cache.lookup(&mut again).len(), 2);
         }
+    }
+
+    #[test]
+    fn what_left_gpu_memory_is_loaded_from_the_hosts() {
+        let mut cache = PrefixCache::new(6, BLOCK_SIZE, HashScheme::default(), true).with_host_blocks(16);
+        let compute = |cache: &mut PrefixCache, tokens: std::ops::Range<u32>| {
+            let mut sequence = Sequence::new(tokens.collect(), None);
+            let hits = cache.lookup(&mut sequence);
+            let loadable = cache.loadable_tokens(&sequence, hits.len());
+            let rest = sequence.tokens() - hits.len() * BLOCK_SIZE as usize;
+            assert!(cache.admit(&mut sequence, &hits, rest));
+            cache.release(&mut sequence);
+            (hits.len(), loadable)
+        };
+        assert_eq!(compute(&mut cache, 0..16), (0, 0));
+        let copies = cache.take_events();
+        assert_eq!(copies.iter().filter(|event| matches!(event, CacheEvent::HostStored { .. })).count(), 4);
+        // The last token is computed, so of four blocks three are of use.
+        assert_eq!(compute(&mut cache, 0..16), (3, 0));
+        assert_eq!(compute(&mut cache, 100..120), (0, 0));
+        assert_eq!(compute(&mut cache, 0..17), (0, 16));
+        assert!(cache.reset());
+        assert_eq!(compute(&mut cache, 0..17), (0, 16), "a reset leaves the copies alone");
+        assert_eq!(cache.host_blocks(), 9);
     }
 
     #[test]

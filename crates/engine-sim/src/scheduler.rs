@@ -27,7 +27,7 @@ pub struct StepOutput {
     pub id: u64,
     /// The token.
     pub token_id: u32,
-    /// Prompt tokens that came from the cache when the request was first admitted.
+    /// Prompt tokens that came from the cache when the request was first admitted, be it the host's memory.
     pub cached_tokens: u32,
     /// Whether this was its last token.
     pub finished: bool,
@@ -50,6 +50,8 @@ pub struct SchedulerStats {
     pub prompt_tokens: u64,
     /// Prompt tokens of admitted requests that came from the cache.
     pub cached_prompt_tokens: u64,
+    /// Those of them that were loaded from the host's memory.
+    pub loaded_prompt_tokens: u64,
     /// Decoded tokens.
     pub generation_tokens: u64,
     /// Requests thrown out of the batch for want of blocks; they start again.
@@ -242,20 +244,24 @@ impl Scheduler {
             let Some(entry) = self.waiting.front_mut() else { return };
             let hits = self.cache.lookup(&mut entry.sequence);
             let hit_tokens = hits.len() * self.cache.block_size_tokens();
-            let tokens = (entry.sequence.tokens() - hit_tokens).min(*budget);
-            if !self.cache.admit(&mut entry.sequence, &hits, tokens) {
+            let loaded_tokens = self.cache.loadable_tokens(&entry.sequence, hits.len());
+            let tokens = (entry.sequence.tokens() - hit_tokens - loaded_tokens).min(*budget);
+            if !self.cache.admit(&mut entry.sequence, &hits, loaded_tokens + tokens) {
                 return;
             }
             *budget -= tokens;
+            work.loaded_tokens += loaded_tokens as u64;
             work.admitted_requests += 1;
             let Some(mut entry) = self.waiting.pop_front() else { return };
             entry.count_work(tokens, work);
             if entry.cached_tokens.is_none() {
-                entry.cached_tokens = Some(hit_tokens as u32);
+                let cached_tokens = hit_tokens + loaded_tokens;
+                entry.cached_tokens = Some(cached_tokens as u32);
                 self.stats.prefix_cache_queries_tokens += entry.prompt_tokens as u64;
                 self.stats.prefix_cache_hits_tokens += hit_tokens as u64;
                 self.stats.prompt_tokens += entry.prompt_tokens as u64;
-                self.stats.cached_prompt_tokens += hit_tokens as u64;
+                self.stats.loaded_prompt_tokens += loaded_tokens as u64;
+                self.stats.cached_prompt_tokens += cached_tokens as u64;
             }
             self.running.push(entry);
         }
