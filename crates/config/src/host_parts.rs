@@ -188,6 +188,7 @@ const PARTS: &[HostPart] = &[
             is("speculativeIndexing", "true"),
             is("speculativeTTL", "2s"),
             is("doubtfulMatchWeight", "0.5"),
+            is("indexerConfig.kvCacheBackendConfigs", "gpu 1, cpu 0.8, others 1"),
             is("kvEventsConfig.topicFilter", ""),
             is("kvEventsConfig.concurrency", "4"),
             unused("kvEventsConfig.engineType"),

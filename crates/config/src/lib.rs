@@ -53,7 +53,9 @@ pub use host_parts::{Default as ParameterDefault, HostParameter, HostPart, host_
 pub use known_types::{KnownTypes, ParameterMistake, SchedulingKind};
 pub use peer_type_list::{PeerType, peer_types};
 pub use place::{ConfigError, Mistake, Notice, Place, Source};
-pub use prefix_producer::{ApproximatePrefixSpec, PrecisePrefixSpec, PrefixLimit, PrefixProducerSpec};
+pub use prefix_producer::{
+    ApproximatePrefixSpec, PrecisePrefixSpec, PrefixLimit, PrefixProducerSpec, TierWeights,
+};
 pub use token_producer_spec::{
     EstimateSpec, FramesSpec, ImageEstimateSpec, PictureTokensSpec, ResolutionSpec, TokenBackend,
     TokenProducerSpec, VideoEstimateSpec, VllmBackendSpec,

@@ -78,6 +78,33 @@ pub struct PrecisePrefixSpec {
     pub replay_socket_port: Option<u16>,
     /// How much a matched block counts of an engine that has lost events since, 0 to 1.
     pub doubtful_match_weight: f64,
+    /// How much a matched block counts by where it is.
+    pub tier_weights: TierWeights,
+}
+
+/// How much a matched block counts by the tier that it is in, 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TierWeights {
+    /// In GPU memory.
+    pub gpu: f64,
+    /// In the host's memory.
+    pub cpu: f64,
+    /// In files or objects.
+    pub storage: f64,
+    /// In a tier of another name.
+    pub other: f64,
+}
+
+impl TierWeights {
+    /// Every tier alike.
+    pub const EQUAL: Self = Self { gpu: 1.0, cpu: 1.0, storage: 1.0, other: 1.0 };
+}
+
+impl Default for TierWeights {
+    /// Those of the llm-d Router EPP: `gpu` 1, `cpu` 0.8, any other 1 (`pkg/kvcache/backend.go`).
+    fn default() -> Self {
+        Self { cpu: 0.8, ..Self::EQUAL }
+    }
 }
 
 /// A producer of approximate prefix matches, from what was sent to each endpoint.

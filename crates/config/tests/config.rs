@@ -8,7 +8,7 @@ use serde_json::json;
 use warmroute_config::{
     BUILT_IN, CheckedConfig, ConfigError, EstimateSpec, FramesSpec, ImageEstimateSpec, KnownTypes,
     ParameterMistake, Parser, PictureTokensSpec, Place, PluginSpec, PrefixProducerSpec, SchedulingKind,
-    TokenBackend, VideoEstimateSpec, VllmBackendSpec, built_in, check,
+    TierWeights, TokenBackend, VideoEstimateSpec, VllmBackendSpec, built_in, check,
 };
 use warmroute_plugin::{BuildContext, Needs, PluginKind, Registry};
 
@@ -154,6 +154,25 @@ fn a_profile_without_a_picker_gets_the_first_one_of_the_file() {
 }
 
 #[test]
+fn weights_of_tiers_take_the_place_of_the_defaults() {
+    let weights = |list: &str| {
+        let text = format!(
+            "plugins:\n- type: precise-prefix-cache-producer\n  parameters:\n    indexerConfig:\n      kvCacheBackendConfigs: {list}\n"
+        );
+        checked(&text)
+    };
+    let config =
+        weights("[{name: gpu, weight: 0.9}, {name: CPU, weight: 0.4}, {name: shared_storage, weight: 0}]");
+    let tiers = TierWeights { gpu: 0.9, cpu: 0.4, storage: 0.0, other: 1.0 };
+    assert_eq!(config.kv_events().unwrap().tier_weights, tiers);
+    assert!(!has_notice(&config, Some(7), "isn't a tier"));
+    let config = weights("[{name: external, weight: 0.5}]");
+    assert_eq!(config.kv_events().unwrap().tier_weights, TierWeights { other: 0.5, ..TierWeights::EQUAL });
+    assert!(has_notice(&config, Some(7), "external isn't a tier that is told apart"));
+    assert_eq!(weights("[]").kv_events().unwrap().tier_weights, TierWeights::EQUAL);
+}
+
+#[test]
 fn an_injected_name_never_clashes() {
     let config = checked("plugins:\n- {type: queue-scorer, name: max-score-picker}\n");
     assert_eq!(references(&config), [("max-score-picker", 1.0), ("max-score-picker-injected", 1.0)]);
@@ -189,6 +208,7 @@ fn the_precise_producer_has_its_parameters() {
     assert_eq!((producer.replay_socket_port, producer.doubtful_match_weight), (Some(5561), 0.25));
     let defaults = checked("plugins:\n- type: precise-prefix-cache-producer\n").kv_events().unwrap();
     assert_eq!((defaults.replay_socket_port, defaults.doubtful_match_weight), (None, 0.5));
+    assert_eq!(defaults.tier_weights, TierWeights { gpu: 1.0, cpu: 0.8, storage: 1.0, other: 1.0 });
     for (line, part) in [
         (9, "blockSize isn't used: blocks are indexed in each engine's own size"),
         (9, "hashSeed isn't used"),
@@ -501,6 +521,16 @@ const SINGLE_MISTAKES: &[(&str, u32, &str)] = &[
         "plugins:\n- type: precise-prefix-cache-producer\n  parameters: {kvEventsConfig: {podDiscoveryConfig: {socketPort: 70000}}}\n",
         5,
         "socketPort of podDiscoveryConfig must be a whole number from 1 to 65535, not 70000",
+    ),
+    (
+        "plugins:\n- type: precise-prefix-cache-producer\n  parameters: {indexerConfig: {kvCacheBackendConfigs: [{name: cpu, weight: 8}]}}\n",
+        5,
+        "weight must be from 0 to 1, not 8",
+    ),
+    (
+        "plugins:\n- type: precise-prefix-cache-producer\n  parameters: {indexerConfig: {kvCacheBackendConfigs: [{name: cpu}]}}\n",
+        5,
+        "an entry of kvCacheBackendConfigs needs a weight",
     ),
     (
         "plugins:\n- type: precise-prefix-cache-producer\n  parameters: {doubtfulMatchWeight: 1.5}\n",

@@ -209,10 +209,17 @@ fn precise_parameters(spec: &PrecisePrefixSpec) -> Value {
     if let Some(port) = spec.replay_socket_port {
         events["podDiscoveryConfig"]["replaySocketPort"] = json!(port);
     }
+    let weights = &spec.tier_weights;
     json!({
         "speculativeIndexing": spec.speculative_indexing,
         "speculativeTTL": go_duration(spec.speculative_ttl),
         "doubtfulMatchWeight": spec.doubtful_match_weight,
+        "indexerConfig": {"kvCacheBackendConfigs": [
+            {"name": "gpu", "weight": weights.gpu},
+            {"name": "cpu", "weight": weights.cpu},
+            {"name": "storage", "weight": weights.storage},
+            {"name": "other", "weight": weights.other},
+        ]},
         "kvEventsConfig": events,
     })
 }

@@ -21,7 +21,7 @@ pub use event_listener::{EventListener, ListenerStatus};
 pub use expectation::{Expectation, Expectations, WITHDRAW_INTERVAL};
 pub use publishers::UnknownPublisher;
 pub use shard::ShardHandle;
-pub use state::{EngineState, EngineStatus};
+pub use state::{EngineState, EngineStatus, OffloadedStatus};
 pub use subscription::{EventSource, Subscription};
 
 use publishers::{EngineTarget, Publishers};

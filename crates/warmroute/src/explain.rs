@@ -252,7 +252,9 @@ fn candidate_row(candidate: &CandidateLine, scorers: usize, picked: bool) -> Vec
     let plus = if expected > 0 { format!(" (+{expected} expected)") } else { String::new() };
     let about = if candidate.blocks_are_approximate { "≈ " } else { "" };
     let trust = candidate.trust.map(|note| format!(" {}: {}", note.trust.as_str(), note.reason.as_str()));
-    row.push(format!("{about}{}{plus}{}", candidate.known_blocks, trust.unwrap_or_default()));
+    let offloaded = candidate.offloaded_blocks.map(|blocks| blocks.to_string()).unwrap_or_default();
+    let known = candidate.known_blocks;
+    row.push(format!("{about}{known}{offloaded}{plus}{}", trust.unwrap_or_default()));
     row.push(candidate.waiting_requests.to_string());
     row.push(candidate.running_requests.to_string());
     row.push(format!("{:.0}%", candidate.kv_cache_utilization * 100.0));
@@ -281,6 +283,7 @@ mod tests {
             total: 1.0,
             known_blocks: 7,
             expected_blocks: 9,
+            offloaded_blocks: Some(crate::receipt::OffloadedLine { cpu: 2, storage: 1, other: 0 }),
             metrics: crate::receipt::Freshness::Fresh,
             ..CandidateLine::default()
         };
@@ -311,7 +314,7 @@ mod tests {
         assert!(text.contains("  the engine counted 120 prompt tokens: it sees other tokens\n"), "{text}");
         assert!(text.contains("decision 17 (request r-1): sent to 127.0.0.2:8000"), "{text}");
         assert!(text.contains("→ 127.0.0.2:8000  1.000  0.500 × 2"), "{text}");
-        assert!(text.contains("7 (+2 expected)"), "{text}");
+        assert!(text.contains("7, 2 in cpu, 1 in storage (+2 expected)"), "{text}");
         assert!(text.contains("  objective \"batch\": priority -2\n"), "{text}");
         let admission = "let in at a saturation of 0.250 (ours, 2 endpoints without recent metrics)";
         assert!(text.contains(admission), "{text}");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use warmroute_config::{CheckedConfig, PrefixProducerSpec};
+use warmroute_config::{CheckedConfig, PrefixProducerSpec, TierWeights};
 
 /// The producers of prefix matches that a policy reads, and who reads which.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,8 @@ pub struct PrefixPlan {
     pub main: Option<usize>,
     /// How much a match by events counts whose engine may have lost it, 0 to 1.
     pub doubtful_match_weight: f64,
+    /// How much a matched block counts by where it is.
+    pub tier_weights: TierWeights,
 }
 
 /// A producer that is read.
@@ -55,8 +57,10 @@ impl PrefixPlan {
     /// # Errors
     /// A plugin asked for a producer that isn't configured.
     pub fn try_new(config: &CheckedConfig, columns: &[String]) -> anyhow::Result<Self> {
-        let doubtful_match_weight = config.kv_events().map_or(1.0, |events| events.doubtful_match_weight);
-        let mut plan = Self { doubtful_match_weight, ..Self::default() };
+        let events = config.kv_events();
+        let doubtful_match_weight = events.as_ref().map_or(1.0, |events| events.doubtful_match_weight);
+        let tier_weights = events.map_or(TierWeights::EQUAL, |events| events.tier_weights);
+        let mut plan = Self { doubtful_match_weight, tier_weights, ..Self::default() };
         for name in columns {
             let place = plan.want(config, name)?;
             plan.columns.push(place);

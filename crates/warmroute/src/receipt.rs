@@ -2,6 +2,8 @@
 //!
 //! A receipt never holds request text: names, counts, scores and times only.
 
+mod offloaded_line;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -10,6 +12,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use warmroute_kv_events::{Trust, TrustReason};
 use warmroute_plugin::MetricsState;
+
+pub use offloaded_line::OffloadedLine;
 
 /// Candidates listed in one receipt; of more, the best by total score are kept and the rest only counted.
 pub const LISTED_CANDIDATES: usize = 32;
@@ -224,6 +228,9 @@ pub struct CandidateLine {
     pub known_blocks: u32,
     /// Leading blocks that it holds or is expected to hold soon.
     pub expected_blocks: u32,
+    /// Those of the known blocks that aren't in GPU memory; nothing is said where all are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offloaded_blocks: Option<OffloadedLine>,
     /// Whether these are blocks that were sent there, since its events aren't seen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub blocks_are_approximate: bool,

@@ -25,5 +25,6 @@ mod reload;
 mod sglang;
 mod shutdown;
 mod streaming;
+mod tiers;
 mod tls;
 mod unreachable;

@@ -8,7 +8,7 @@ use crate::fields::{Fields, Mistakes};
 use crate::peer_types::PRECISE_SCORER;
 use crate::plugins::Declared;
 use crate::yaml::Node;
-use crate::{Place, PrecisePrefixSpec};
+use crate::{Place, PrecisePrefixSpec, TierWeights};
 
 impl PrecisePrefixSpec {
     /// The producer with its defaults. Two differ from the peer's, on purpose: what was just picked is expected
@@ -26,6 +26,7 @@ impl PrecisePrefixSpec {
             socket_port: None,
             replay_socket_port: None,
             doubtful_match_weight: 0.5,
+            tier_weights: TierWeights::default(),
         }
     }
 }
@@ -54,7 +55,7 @@ pub(crate) fn prefix_producer(declared: &Declared<'_>, mistakes: &mut Mistakes) 
         token_processor(node, mistakes);
     }
     if let Some(node) = fields.node("indexerConfig") {
-        indexer(node, declared.plugin_type == PRECISE_SCORER, mistakes);
+        indexer(node, &mut spec, declared.plugin_type == PRECISE_SCORER, mistakes);
     }
     if let Some(node) = fields.node("kvEventsConfig") {
         kv_events(node, &mut spec, mistakes);
@@ -82,14 +83,13 @@ fn token_processor(node: &Node, mistakes: &mut Mistakes) {
     fields.finish(mistakes);
 }
 
-fn indexer(node: &Node, is_scorer: bool, mistakes: &mut Mistakes) {
+fn indexer(node: &Node, spec: &mut PrecisePrefixSpec, is_scorer: bool, mistakes: &mut Mistakes) {
     let mut fields = Fields::of(node, "indexerConfig", mistakes);
     if let Some(node) = fields.node("kvBlockIndexConfig") {
         block_index(node, mistakes);
     }
-    if let Some(node) = fields.node("kvCacheBackendConfigs") {
-        let message = "weights of cache tiers come later";
-        mistakes.hinted(node.place, message, "remove kvCacheBackendConfigs; every tier counts alike");
+    if fields.node("kvCacheBackendConfigs").is_some() {
+        spec.tier_weights = tier_weights(fields.list("kvCacheBackendConfigs", mistakes), mistakes);
     }
     if let Some(node) = fields.node("tokenizersPoolConfig") {
         if is_scorer {
@@ -102,6 +102,42 @@ fn indexer(node: &Node, is_scorer: bool, mistakes: &mut Mistakes) {
         mistakes.hinted(node.place, "tokenizersPoolConfig is not available here", "use token-producer");
     }
     fields.finish(mistakes);
+}
+
+/// The list takes the place of the defaults: a tier that it doesn't name counts fully.
+fn tier_weights(list: &[Node], mistakes: &mut Mistakes) -> TierWeights {
+    let mut weights = TierWeights::EQUAL;
+    for node in list {
+        let mut fields = Fields::of(node, "an entry of kvCacheBackendConfigs", mistakes);
+        let name = fields.required_text("name", mistakes);
+        fields.required("weight", mistakes);
+        let weight = fields.number("weight", mistakes);
+        fields.finish(mistakes);
+        let (Some((name, place)), Some((weight, weight_place))) = (name, weight) else { continue };
+        if !(0.0..=1.0).contains(&weight) {
+            mistakes.at(weight_place, format!("weight must be from 0 to 1, not {weight}"));
+            continue;
+        }
+        let is = |known: &[&str]| known.iter().any(|known| name.eq_ignore_ascii_case(known));
+        // As engines name their media: one tier may have several names.
+        if is(&["gpu"]) {
+            weights.gpu = weight;
+        } else if is(&["cpu", "cpu_pinned"]) {
+            weights.cpu = weight;
+        } else if is(&["storage", "disk", "fs", "obj", "shared_storage"]) {
+            weights.storage = weight;
+        } else {
+            weights.other = weight;
+            if is(&["other"]) {
+                continue;
+            }
+            mistakes.notice(
+                place,
+                format!("{name} isn't a tier that is told apart: its weight counts for all but gpu, cpu and storage"),
+            );
+        }
+    }
+    weights
 }
 
 fn block_index(node: &Node, mistakes: &mut Mistakes) {

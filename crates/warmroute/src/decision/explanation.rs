@@ -10,8 +10,8 @@ use super::signals::Signals;
 use crate::policy::Policy;
 use crate::pool::{EndpointState, PoolSnapshot};
 use crate::receipt::{
-    CandidateLine, DeciderLine, Fallback, Freshness, HandlerLine, LISTED_CANDIDATES, ProfileLine, ScorerLine,
-    TrustNote,
+    CandidateLine, DeciderLine, Fallback, Freshness, HandlerLine, LISTED_CANDIDATES, OffloadedLine,
+    ProfileLine, ScorerLine, TrustNote,
 };
 
 pub(super) fn explain(policy: &Policy, decision: &Decision<'_>, charging: &Charging<'_>) -> Explanation {
@@ -157,7 +157,8 @@ fn line_of(row: usize, snapshot: &PoolSnapshot, signals: &Signals) -> CandidateL
         kv_cache_utilization: metrics.kv_cache_utilization,
         in_flight_requests: signals.in_flight[row].requests,
         known_blocks: held.known_blocks,
-        expected_blocks: held.matched.matched_blocks,
+        expected_blocks: held.expected_blocks,
+        offloaded_blocks: OffloadedLine::of(held.offloaded),
         blocks_are_approximate: held.is_approximate,
         trust: trust_note(row, snapshot, signals),
     }

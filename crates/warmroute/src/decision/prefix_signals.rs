@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use warmroute_kv_events::Trust;
-use warmroute_kv_index::{BlockKey, EngineSlot, KvIndex, LookupScratch, Match, predicted_cached_tokens};
+use warmroute_kv_index::{
+    BlockKey, EngineSlot, KvIndex, LookupScratch, Match, OffloadedBlocks, predicted_cached_tokens,
+};
 use warmroute_plugin::PrefixMatch;
 
-use super::trusted_match::trusted;
+use super::trusted_match::{MatchWeights, TrustedMatch};
 use crate::approximate_producer::ApproximateProducer;
 use crate::metrics::Metrics;
 use crate::pool::{EndpointState, PoolSnapshot};
@@ -30,10 +32,14 @@ pub(super) struct PrefixLookup<'a> {
 /// What one producer says of one row, over all prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
-    /// With the blocks that are expected soon.
+    /// With the blocks that are expected soon; each counts by where it is and how far that can be trusted.
     pub(super) matched: PrefixMatch,
-    /// Without them.
+    /// Blocks that are known, whatever each counts.
     pub(super) known_blocks: u32,
+    /// Those of them that the engine has to load first.
+    pub(super) offloaded: OffloadedBlocks,
+    /// Blocks that are known or expected soon.
+    pub(super) expected_blocks: u32,
     /// Prompt tokens that should be served from the cache by what is known.
     pub(super) known_tokens: u32,
     /// The same with what is expected soon.
@@ -85,8 +91,8 @@ struct FoundScratch {
     slots: Vec<Option<EngineSlot>>,
     /// How far each row can be trusted; empty where there are no events to lose.
     trusts: Vec<Trust>,
-    /// How much a match counts that is doubtful.
-    doubtful_weight: f64,
+    /// How much matches count.
+    weights: MatchWeights,
     /// The rows of one block size that have a place, and their places.
     asked_rows: Vec<u32>,
     asked: Vec<EngineSlot>,
@@ -138,12 +144,13 @@ impl PrefixSignals {
         scratch.slots.extend(states().map(|state| state.engine.slot()));
         scratch.trusts.clear();
         scratch.trusts.extend(states().map(|state| state.engine.trust()));
-        scratch.doubtful_weight = from.plan.doubtful_match_weight;
+        scratch.weights =
+            MatchWeights { tiers: from.plan.tier_weights, doubtful: from.plan.doubtful_match_weight };
         self.events.clear(from.rows.len(), prompt.prompt_tokens.len());
         let prompts =
             Prompts { tokens: &prompt.prompt_tokens, sets: &prompt.sets, max_blocks: |_| usize::MAX };
-        self.events.look_up(prompts, scratch, |keys, slots, scratch, matches| {
-            from.index.lookup(keys, slots, scratch, matches);
+        self.events.look_up(prompts, scratch, |keys, reusable_blocks, slots, scratch, matches| {
+            from.index.lookup_reusable(keys, reusable_blocks, slots, scratch, matches);
         });
         from.metrics.index.looked_up(started.elapsed());
         from.metrics.index.matched(self.events.held.iter().map(|held| held.known_blocks).max().unwrap_or(0));
@@ -155,12 +162,13 @@ impl PrefixSignals {
             scratch.sizes.clear();
             scratch.sizes.extend(states(from).map(|state| producer.block_size_tokens(state)));
             scratch.trusts.clear();
+            scratch.weights = MatchWeights::default();
             scratch.slots.clear();
             producer.slots(states(from), &mut scratch.slots);
             found.clear(from.rows.len(), keys.prompt_tokens.len());
             let max_blocks = |size| producer.size(size).max_blocks;
             let prompts = Prompts { tokens: &keys.prompt_tokens, sets: &keys.sets, max_blocks };
-            found.look_up(prompts, scratch, |keys, slots, scratch, matches| {
+            found.look_up(prompts, scratch, |keys, _, slots, scratch, matches| {
                 producer.lookup(keys, slots, scratch, matches);
             });
             found.held.iter_mut().for_each(|held| held.is_approximate = true);
@@ -233,24 +241,17 @@ impl Found {
         self.held.resize(rows, Held::default());
     }
 
-    /// One look-up per prompt and block size; usually one. `scratch` holds the rows' block sizes and places.
+    /// One look-up per prompt and block size; usually one. `scratch` holds the rows' block sizes and places. `lookup` is
+    /// told how many blocks of the prompt can be reused: the last token is always computed.
     fn look_up(
         &mut self,
         prompts: Prompts<'_, impl Fn(u32) -> usize>,
         scratch: &mut FoundScratch,
-        lookup: impl Fn(&[BlockKey], &[EngineSlot], &mut LookupScratch, &mut [Match]),
+        lookup: impl Fn(&[BlockKey], u32, &[EngineSlot], &mut LookupScratch, &mut [Match]),
     ) {
         let rows = self.held.len();
-        let FoundScratch {
-            lookup: working,
-            sizes,
-            slots,
-            trusts,
-            doubtful_weight,
-            asked_rows,
-            asked,
-            matches,
-        } = scratch;
+        let FoundScratch { lookup: working, sizes, slots, trusts, weights, asked_rows, asked, matches } =
+            scratch;
         for set in prompts.sets {
             let max_blocks = (prompts.max_blocks)(set.block_size_tokens);
             asked_rows.clear();
@@ -275,13 +276,14 @@ impl Found {
                 let keys = &keys[..keys.len().min(max_blocks)];
                 matches.clear();
                 matches.resize(asked.len(), Match::default());
-                lookup(keys, asked, working, matches);
-                for (row, found) in asked_rows.iter().zip(&*matches) {
+                let reusable_blocks = tokens.saturating_sub(1) / set.block_size_tokens.max(1);
+                lookup(keys, reusable_blocks, asked, working, matches);
+                for (asked, (row, found)) in asked_rows.iter().zip(&*matches).enumerate() {
                     let row = *row as usize;
                     let trust = trusts.get(row).copied().unwrap_or(Trust::Exact);
-                    let (found, counted) = trusted(*found, trust, *doubtful_weight);
-                    self.matches[at * rows + row] = found;
-                    self.held[row].add(&found, counted, *tokens, set.block_size_tokens);
+                    let trusted = TrustedMatch::new(*found, working.offloaded(asked, found), trust, weights);
+                    self.matches[at * rows + row] = trusted.found;
+                    self.held[row].add(&trusted, *tokens, set.block_size_tokens);
                 }
             }
         }
@@ -295,14 +297,19 @@ impl Found {
 impl Held {
     /// The same with what another one says is known.
     fn known_as(self, other: Self) -> Self {
-        let expected_tokens = self.expected_tokens.max(other.known_tokens);
-        Self { known_blocks: other.known_blocks, known_tokens: other.known_tokens, expected_tokens, ..self }
+        let Self { known_blocks, known_tokens, offloaded, .. } = other;
+        let expected_tokens = self.expected_tokens.max(known_tokens);
+        let expected_blocks = self.expected_blocks.max(known_blocks);
+        Self { known_blocks, known_tokens, offloaded, expected_tokens, expected_blocks, ..self }
     }
 
-    /// Adds what was found of one prompt, and how many blocks of it count.
-    fn add(&mut self, found: &Match, counted_blocks: u32, prompt_tokens: u32, block_size_tokens: u32) {
+    /// Adds what was found of one prompt.
+    fn add(&mut self, trusted: &TrustedMatch, prompt_tokens: u32, block_size_tokens: u32) {
+        let TrustedMatch { found, offloaded, counted_blocks } = trusted;
         self.matched.matched_blocks += counted_blocks;
         self.known_blocks += found.known_blocks;
+        self.expected_blocks += found.expected_blocks;
+        self.offloaded += *offloaded;
         self.known_tokens += predicted_cached_tokens(found.known_blocks, prompt_tokens, block_size_tokens);
         self.expected_tokens +=
             predicted_cached_tokens(found.expected_blocks, prompt_tokens, block_size_tokens);

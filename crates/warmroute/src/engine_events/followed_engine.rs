@@ -9,7 +9,7 @@ use warmroute_kv_events::{
     ApplyFacts, DecodeLimits, EngineFeed, EventBatch, FeedBatch, FeedEvent, FeedSettings, FeedSink, KvEvent,
     LiveMessage, ReplayOrder, Trust, TrustReason, TrustState, batch_time, decode_batch,
 };
-use warmroute_kv_index::{Applied, EngineView};
+use warmroute_kv_index::{Applied, EngineView, Tier};
 
 use super::replayer::ReplayedBatches;
 use super::state::EngineState;
@@ -127,6 +127,7 @@ impl Drop for FollowedEngine {
     fn drop(&mut self) {
         let ViewSink { endpoint, metrics, .. } = &self.sink;
         metrics.events.show_trust(endpoint, shown(self.told), None);
+        self.sink.tell_offloaded([0; 3]);
     }
 }
 
@@ -177,6 +178,7 @@ impl FeedSink<Bytes> for ViewSink {
         self.view.clear();
         self.state.nothing_is_missing();
         self.state.set_blocks(0);
+        self.tell_offloaded([0; 3]);
     }
 
     fn note(&mut self, event: FeedEvent) {
@@ -208,18 +210,30 @@ impl FeedSink<Bytes> for ViewSink {
 }
 
 impl ViewSink {
+    /// How many blocks the engine holds beside GPU memory, in the order of [`Tier::OFFLOADED`].
+    fn tell_offloaded(&self, now: [u64; 3]) {
+        let before = self.state.set_offloaded(now);
+        if before == now {
+            return;
+        }
+        for (tier, (before, now)) in Tier::OFFLOADED.iter().zip(before.into_iter().zip(now)) {
+            let gauge = self.metrics.events.offloaded.with_label_values(&[tier.as_str()]);
+            gauge.add(now as i64 - before as i64);
+        }
+    }
+
     fn apply_batch(&mut self, seq: u64, batch: &EventBatch) -> ApplyFacts {
         for event in &batch.events {
-            if let KvEvent::Stored(stored) = event {
-                if let Some(name) = &stored.lora_name {
-                    self.adapters.add(name);
-                }
-                if stored.block_size_tokens > 0 && !stored.token_ids.is_empty() {
-                    self.state.set_block_size_tokens(stored.block_size_tokens);
-                }
+            if let KvEvent::Stored(stored) = event
+                && let Some(name) = &stored.lora_name
+            {
+                self.adapters.add(name);
             }
         }
         let applied = self.view.apply(batch);
+        if let Some(tokens) = self.view.block_size_tokens() {
+            self.state.set_block_size_tokens(tokens);
+        }
         for skipped in &batch.skipped.reasons {
             tracing::warn!(endpoint = %self.endpoint, seq, event = skipped.index, error = %skipped.reason, "KV event not understood");
         }
@@ -240,6 +254,7 @@ impl ViewSink {
         self.state.count_skipped(not_applied);
         self.state.count_batch(seq);
         self.state.set_blocks(self.view.held_blocks() as u64);
+        self.tell_offloaded(Tier::OFFLOADED.map(|tier| self.view.held_blocks_in(tier) as u64));
         self.state.set_unsupported(self.view.is_unsupported());
         applied.facts()
     }
@@ -247,13 +262,14 @@ impl ViewSink {
 
 /// What was understood and not applied, for the metric's `reason` label. Unknown removals are the other side of a store
 /// that was left out or came before we listened, so they aren't counted again.
-fn skipped_by_reason(applied: &Applied) -> [(&'static str, u64); 8] {
+fn skipped_by_reason(applied: &Applied) -> [(&'static str, u64); 9] {
     [
         ("unknown-parent", applied.unknown_parents),
         ("hashes-and-tokens-uneven", applied.uneven_stores),
         ("no-tokens", applied.stores_without_tokens),
         ("other-block-size", applied.other_block_sizes),
         ("other-medium", applied.other_media),
+        ("unknown-name", applied.unknown_names),
         ("unsupported-group", applied.unsupported_groups),
         ("unchained-hash", applied.unchained_hashes),
         ("key-conflict", applied.key_conflicts),

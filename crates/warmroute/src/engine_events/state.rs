@@ -25,6 +25,8 @@ pub struct EngineState {
     undecodable: AtomicU64,
     skipped: AtomicU64,
     blocks: AtomicU64,
+    /// In the order of [`Tier::OFFLOADED`](warmroute_kv_index::Tier::OFFLOADED).
+    offloaded: [AtomicU64; 3],
     unsupported: AtomicBool,
     last_seq_plus_one: AtomicU64,
     /// Position in [`Trust::ALL`], counted from the end, for decisions.
@@ -45,8 +47,11 @@ pub struct EngineStatus {
     pub connected: bool,
     /// Tokens per block, if known.
     pub block_size_tokens: Option<u32>,
-    /// Blocks that the engine is known to hold.
+    /// Blocks that the engine is known to hold in GPU memory.
     pub blocks: u64,
+    /// Blocks that it is known to hold in the host's memory, in files or objects, and in tiers of other names, whether
+    /// or not it holds them in GPU memory too.
+    pub offloaded_blocks: OffloadedStatus,
     /// Batches applied.
     pub batches: u64,
     /// Sequence number of the newest one.
@@ -59,6 +64,17 @@ pub struct EngineStatus {
     pub undecodable_messages: u64,
     /// Events that were understood but not applied.
     pub skipped_events: u64,
+}
+
+/// Blocks beside GPU memory, by tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OffloadedStatus {
+    /// In the host's memory.
+    pub cpu: u64,
+    /// In files or objects.
+    pub storage: u64,
+    /// In tiers of other names.
+    pub other: u64,
 }
 
 impl EngineState {
@@ -98,6 +114,7 @@ impl EngineState {
     /// For the status page; `block_size_tokens` is the one that decisions use.
     pub fn status(&self, block_size_tokens: Option<u32>) -> EngineStatus {
         let trust = self.trust_state();
+        let [cpu, storage, other] = self.offloaded.each_ref().map(|blocks| blocks.load(Ordering::Relaxed));
         EngineStatus {
             trust: trust.trust,
             trust_reason: trust.reason,
@@ -105,6 +122,7 @@ impl EngineState {
             connected: self.is_connected(),
             block_size_tokens,
             blocks: self.blocks.load(Ordering::Relaxed),
+            offloaded_blocks: OffloadedStatus { cpu, storage, other },
             batches: self.batches.load(Ordering::Relaxed),
             last_seq: self.last_seq_plus_one.load(Ordering::Relaxed).checked_sub(1),
             missed_batches: self.missed.load(Ordering::Relaxed),
@@ -197,6 +215,13 @@ impl EngineState {
 
     pub(super) fn set_blocks(&self, blocks: u64) {
         self.blocks.store(blocks, Ordering::Relaxed);
+    }
+
+    /// In the order of [`Tier::OFFLOADED`](warmroute_kv_index::Tier::OFFLOADED). Returns what it was before.
+    pub(super) fn set_offloaded(&self, blocks: [u64; 3]) -> [u64; 3] {
+        let [cpu, storage, other] = &self.offloaded;
+        [(cpu, blocks[0]), (storage, blocks[1]), (other, blocks[2])]
+            .map(|(tier, blocks)| tier.swap(blocks, Ordering::Relaxed))
     }
 
     /// The engine has told the size of its blocks.

@@ -33,6 +33,8 @@ pub struct EventMetrics {
     pub removals_suppressed: IntCounter,
     /// Removed blocks that are gone.
     pub removals_forwarded: IntCounter,
+    /// Blocks known to be held beside GPU memory over all engines, per tier.
+    pub offloaded: IntGaugeVec,
     /// Batches waiting for their shard.
     pub queue_depth: IntGauge,
     /// Shards.
@@ -107,11 +109,7 @@ impl EventMetrics {
                 "Batches of KV events that came by replay.",
                 &["pod_identifier"],
             )?,
-            replays: make.counters(
-                "warmroute_kv_event_replays_total",
-                "Replays of KV events, by how they ended.",
-                &["outcome"],
-            )?,
+            replays: replays(make)?,
             removals_suppressed: make.counter(
                 "llm_d_epp_kv_cache_events_dedup_removed_hashes_suppressed_total",
                 "Removed blocks that stay, since the engine holds another copy.",
@@ -120,8 +118,19 @@ impl EventMetrics {
                 "llm_d_epp_kv_cache_events_dedup_removed_hashes_forwarded_total",
                 "Removed blocks that are gone.",
             )?,
+            offloaded: offloaded(make)?,
             queue_depth: make.gauge("llm_d_epp_kv_cache_events_pool_queue_depth", "Batches waiting.")?,
             shards: make.gauge("llm_d_epp_kv_cache_events_pool_capacity", "Threads that apply events.")?,
         })
     }
+}
+
+fn offloaded(make: &Maker) -> Result<IntGaugeVec, Error> {
+    let help = "KV blocks that engines are known to hold beside GPU memory.";
+    make.gauges("warmroute_offloaded_blocks", help, &["tier"])
+}
+
+fn replays(make: &Maker) -> Result<IntCounterVec, Error> {
+    let help = "Replays of KV events, by how they ended.";
+    make.counters("warmroute_kv_event_replays_total", help, &["outcome"])
 }

@@ -3,6 +3,29 @@
 use super::row::{Decision, PoolKind, Prompt, Row, Verdict};
 use super::shared::{AFFINITY_PD, AFFINITY_UNIFIED, OPTIMIZED_BASELINE, TIERED};
 
+/// Requests in flight, by two, for decoding. Of the prefill endpoints p1 holds 7/8 of the warm prompt (2.625) and half
+/// of its cache is free (1), which its queue outweighs: p0's is empty (2 + 1.8).
+const MULTI_TIER_PD: &[Decision] = &[
+    Decision {
+        request: Prompt::Warm,
+        totals: &[("d0", 0.5), ("d1", 1.5), ("d2", 0.0)],
+        picks: &["d1"],
+        headers: &[("x-prefiller-host-port", "p0")],
+    },
+    Decision {
+        request: Prompt::WarmButBusy,
+        totals: &[("d0", 0.0), ("d1", 1.5), ("d2", 0.0)],
+        picks: &["d1"],
+        headers: &[("x-prefiller-host-port", "p0")],
+    },
+    Decision {
+        request: Prompt::Cold,
+        totals: &[("d0", 0.5), ("d1", 1.5), ("d2", 0.0)],
+        picks: &["d1"],
+        headers: &[("x-prefiller-host-port", "p0")],
+    },
+];
+
 pub(super) const ROWS: &[Row] = &[
     Row {
         file: "guides/01-optimized-baseline.yaml",
@@ -52,10 +75,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         file: "guides/07-pd-multi-tier.yaml",
         peer: "pd-disaggregation/router/pd-multi-tier.values.yaml @3ed9c2d9",
-        verdict: Verdict::Refused {
-            by: &["indexerConfig.kvCacheBackendConfigs"],
-            why: "Tiers beside GPU memory are not matched yet.",
-        },
+        verdict: Verdict::Works { differs: &[], pool: PoolKind::Roles, decisions: MULTI_TIER_PD },
         until: &[],
     },
     Row {

@@ -72,7 +72,6 @@ pub(super) enum Prompt {
 pub(super) const PHRASES: &[(&str, &str)] = &[
     ("flowControl", "flowControl"),
     ("token-producer: udsTokenizerConfig", "the tokenizer sidecar"),
-    ("indexerConfig.kvCacheBackendConfigs", "weights of cache tiers"),
     ("ttftSource: latencyPredictor", "there is no latency predictor"),
     ("maxTokensInFlightPenalty", "unknown field `maxTokensInFlightPenalty`"),
     ("active-request-scorer, which is not declared", "there is no plugin called \"active-request-scorer\""),
