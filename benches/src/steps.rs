@@ -8,6 +8,7 @@ mod events;
 mod expression;
 mod ext_proc;
 mod index;
+mod losses;
 mod parse;
 mod response_chunks;
 mod scrape;
@@ -21,13 +22,14 @@ use crate::timing::Effort;
 pub type Run = fn(Effort, &mut Report) -> anyhow::Result<()>;
 
 /// Name, what it is about in a line, and how to run it.
-pub const ALL: [(&str, &str, Run); 9] = [
+pub const ALL: [(&str, &str, Run); 10] = [
     ("parse", "request bodies to typed requests", parse::run),
     ("tokenize", "unseen text to block keys, against HF tokenizers 0.23.2", tokenize::run),
     ("events", "msgpack payloads of KV events, against rmp-serde", events::run),
     ("index", "block keys, ingest, look-ups", index::run),
     ("scrape", "a metrics page of vLLM to what picking needs", scrape::run),
     ("decision", "filters, scorers and picker over a table of endpoints", decision::run),
+    ("losses", "where cached tokens are lost, per decision", losses::run),
     ("expression", "a row in an expression, beside a built-in scorer", expression::run),
     ("ext_proc", "whole streams with token-id prompts, against a bare tonic echo", ext_proc::run),
     (

@@ -189,6 +189,7 @@ const PARTS: &[HostPart] = &[
             is("speculativeTTL", "2s"),
             is("doubtfulMatchWeight", "0.5"),
             is("indexerConfig.kvCacheBackendConfigs", "gpu 1, cpu 0.8, others 1"),
+            is("relearnHotPrefixes", "false"),
             is("kvEventsConfig.topicFilter", ""),
             is("kvEventsConfig.concurrency", "4"),
             unused("kvEventsConfig.engineType"),

@@ -80,6 +80,9 @@ pub struct PrecisePrefixSpec {
     pub doubtful_match_weight: f64,
     /// How much a matched block counts by where it is.
     pub tier_weights: TierWeights,
+    /// Whether requests ask engines of which not everything is known to announce again what they hit there (vLLM 0.26
+    /// and later).
+    pub relearn_hot_prefixes: bool,
 }
 
 /// How much a matched block counts by the tier that it is in, 0 to 1.

@@ -87,6 +87,7 @@ async fn answer(state: Arc<ApiState>, api: Api, body: Bytes) -> Result<Response,
             prompt_token_ids: job.prompt_token_ids.clone(),
             output_token_ids: job.output_token_ids.clone(),
             cache_salt: cache_salt.clone(),
+            reports_hits: options.reports_hits(),
         };
         let command = Command::Submit(request, sender.clone());
         state.commands.send(command).await.map_err(|_| ApiError::stopped())?;

@@ -164,6 +164,12 @@ impl BlockPool {
         });
     }
 
+    /// Announces blocks that are cached already once more, from the first of a request on: no further copies.
+    pub(crate) fn announce(&mut self, hashes: &[BlockHash], token_ids: &[u32], cache_salt: Option<Arc<str>>) {
+        let (hashes, token_ids) = (hashes.to_vec(), token_ids.to_vec());
+        self.events.push(CacheEvent::Stored { hashes, parent: None, token_ids, cache_salt });
+    }
+
     /// Gives up one reference to each block, in the order in which they may be evicted. Of those that nobody
     /// holds any more, the cached ones go to the tail of the free queue and stay cached there; one that isn't
     /// cached (the last, partly filled block) goes to the head, since reusing it costs nothing.

@@ -240,6 +240,7 @@ mod tests {
             prompt_token_ids: prompt.collect(),
             output_token_ids: vec![7; output_tokens],
             cache_salt: None,
+            reports_hits: false,
         };
         engine.send(Command::Submit(request, outputs)).await.unwrap();
         receiver

@@ -16,6 +16,7 @@ pub struct Sequence {
     // Leading blocks of the table that are cached; they are announced once.
     cached_blocks: usize,
     computed_tokens: usize,
+    reports_hits: bool,
 }
 
 impl Sequence {
@@ -29,7 +30,14 @@ impl Sequence {
             blocks: Vec::new(),
             cached_blocks: 0,
             computed_tokens: 0,
+            reports_hits: false,
         }
+    }
+
+    /// The same, of which cached blocks that it hits are announced again: vLLM's `kv_cache_report_mode=full`.
+    #[must_use]
+    pub fn reporting_hits(self, reports_hits: bool) -> Self {
+        Self { reports_hits, ..self }
     }
 
     /// Prompt and output so far, in tokens.
@@ -144,6 +152,10 @@ impl PrefixCache {
         let leaving = hits.iter().filter(|&&id| self.pool.is_free(id)).count();
         if needed + leaving > self.pool.free_blocks() as usize {
             return false;
+        }
+        if sequence.reports_hits && !hits.is_empty() {
+            let tokens = &sequence.token_ids[..hit_tokens];
+            self.pool.announce(&sequence.hashes[..hits.len()], tokens, sequence.cache_salt.clone());
         }
         self.pool.touch(hits);
         sequence.blocks.extend_from_slice(hits);
@@ -395,6 +407,30 @@ mod tests {
         assert!(cache.reset());
         assert_eq!(compute(&mut cache, 0..17), (0, 16), "a reset leaves the copies alone");
         assert_eq!(cache.host_blocks(), 9);
+    }
+
+    #[test]
+    fn a_hit_prefix_is_announced_again_in_one_store_if_asked_for() {
+        let mut cache = PrefixCache::new(BLOCKS, BLOCK_SIZE, HashScheme::default(), true);
+        for (tokens, reports_hits) in [(9, false), (13, true), (13, false)] {
+            let mut sequence = Sequence::new((0..tokens).collect(), None).reporting_hits(reports_hits);
+            let hits = cache.lookup(&mut sequence);
+            assert!(cache.admit(&mut sequence, &hits, tokens as usize - hits.len() * BLOCK_SIZE as usize));
+            let stores: Vec<(bool, usize)> = cache
+                .take_events()
+                .iter()
+                .map(|event| match event {
+                    CacheEvent::Stored { parent, hashes, .. } => (parent.is_some(), hashes.len()),
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            match (tokens, reports_hits) {
+                (9, _) => assert_eq!(stores, [(false, 2)]),
+                (_, true) => assert_eq!(stores, [(false, 2), (true, 1)]),
+                (_, false) => assert_eq!(stores, []),
+            }
+            cache.release(&mut sequence);
+        }
     }
 
     #[test]

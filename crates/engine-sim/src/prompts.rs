@@ -25,6 +25,7 @@ pub(crate) struct AnswerOptions {
     /// Only here: the tokens to decode, all of them and whatever `max_tokens` says. A recorded scenario is
     /// replayed with it.
     sim_output_token_ids: Option<Vec<u32>>,
+    vllm_xargs: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 #[derive(Deserialize, Debug, Default, Clone, Copy)]
@@ -34,6 +35,12 @@ struct StreamOptions {
 }
 
 impl AnswerOptions {
+    /// Whether cached blocks that it hits are announced again (vLLM 0.26 and later).
+    pub(crate) fn reports_hits(&self) -> bool {
+        let mode = self.vllm_xargs.as_ref().and_then(|arguments| arguments.get("kv_cache_report_mode"));
+        mode.is_some_and(|mode| mode == "full")
+    }
+
     /// Whether a stream ends with the usage.
     pub(crate) fn include_usage(&self) -> bool {
         self.stream_options.and_then(|options| options.include_usage).unwrap_or(false)

@@ -18,6 +18,8 @@ pub struct NewRequest {
     pub output_token_ids: Vec<u32>,
     /// Separates caches of equal tokens.
     pub cache_salt: Option<Arc<str>>,
+    /// Whether cached blocks that it hits are announced again.
+    pub reports_hits: bool,
 }
 
 /// A decoded token of one request.
@@ -98,7 +100,7 @@ impl Scheduler {
     /// Puts a request at the end of the queue. One that could never fit (see [`Self::fits`]), or without
     /// prompt or output, is refused with false.
     pub fn submit(&mut self, request: NewRequest) -> bool {
-        let NewRequest { id, prompt_token_ids, output_token_ids, cache_salt } = request;
+        let NewRequest { id, prompt_token_ids, output_token_ids, cache_salt, reports_hits } = request;
         let prompt_tokens = prompt_token_ids.len();
         if prompt_tokens == 0
             || output_token_ids.is_empty()
@@ -108,7 +110,7 @@ impl Scheduler {
         }
         self.waiting.push_back(Entry {
             id,
-            sequence: Sequence::new(prompt_token_ids, cache_salt),
+            sequence: Sequence::new(prompt_token_ids, cache_salt).reporting_hits(reports_hits),
             prompt_tokens,
             output_token_ids,
             decoded_tokens: 0,

@@ -138,6 +138,7 @@ fn replay_group(
                 prompt_token_ids: ids(&request["prompt_token_ids"]),
                 output_token_ids: ids(&request["output_token_ids"]),
                 cache_salt: None,
+                reports_hits: false,
             });
             assert!(accepted, "request {index}");
         }

@@ -20,6 +20,7 @@ fn request(id: u64, prompt: std::ops::Range<u32>, output_tokens: usize) -> NewRe
         prompt_token_ids: prompt.collect(),
         output_token_ids: (0..output_tokens as u32).map(|at| 900 + at).collect(),
         cache_salt: None,
+        reports_hits: false,
     }
 }
 

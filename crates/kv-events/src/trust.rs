@@ -78,6 +78,9 @@ pub enum TrustReason {
     Reconnected,
     /// Doubtful: what it published before is being replayed.
     CatchingUp,
+    /// Doubtful: it lastingly delivers less from its cache than its events promise. No feed says this: who compares
+    /// predictions with deliveries does.
+    DeliversLess,
     /// Blind: it isn't subscribed to.
     #[default]
     NotFollowed,
@@ -113,6 +116,7 @@ impl TrustReason {
             Self::UndecodableEvent => "undecodable-event",
             Self::Reconnected => "reconnected",
             Self::CatchingUp => "catching-up",
+            Self::DeliversLess => "delivers-less",
             Self::NotFollowed => "not-followed",
             Self::NeverConnected => "never-connected",
             Self::ConnectionLost => "connection-lost",
@@ -167,7 +171,7 @@ mod tests {
             assert_eq!(serde_json::to_string(&trust).unwrap(), format!("{:?}", trust.as_str()));
         }
         for reason in
-            [TrustReason::FollowedFromStart, TrustReason::NotFollowed, TrustReason::UndecodableEvent]
+            [TrustReason::FollowedFromStart, TrustReason::DeliversLess, TrustReason::UndecodableEvent]
         {
             assert_eq!(serde_json::to_string(&reason).unwrap(), format!("{:?}", reason.as_str()));
         }

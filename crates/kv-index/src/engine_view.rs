@@ -72,6 +72,11 @@ impl EngineView {
         self.main.len()
     }
 
+    /// Entries of the index that are its own: blocks in all tiers and groups, each counted where it is.
+    pub fn entries(&self) -> usize {
+        self.main.len() + self.further.iter().map(|further| further.layer.len()).sum::<usize>()
+    }
+
     /// The same in one tier, of the group that tells the tokens.
     pub fn held_blocks_in(&self, tier: Tier) -> usize {
         if tier == Tier::Gpu {

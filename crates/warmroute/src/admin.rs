@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::approximate_producer::ApproximateStatus;
 use crate::decision::Decider;
-use crate::delivered::{Diagnosis, Finding, ModelDeliveries};
+use crate::delivered::{Diagnosis, Finding, LossReport, ModelDeliveries};
 use crate::engine_events::{EventListener, ListenerStatus};
 use crate::metrics::Metrics;
 use crate::pool::{Adapters, EndpointState, Pool, ServedModel};
@@ -122,6 +122,8 @@ struct Status {
     approximate_prefixes: Vec<ApproximateStatus>,
     /// What is wrong, with the likely cause and what to do.
     findings: Vec<Finding>,
+    /// Where cached tokens are lost on the way from what the workload allows to what is delivered.
+    loss: LossReport,
     /// Where engines connect to publish KV events, if they may.
     #[serde(skip_serializing_if = "Option::is_none")]
     kv_event_listener: Option<ListenerStatus>,
@@ -156,6 +158,9 @@ struct EndpointStatus {
     /// Predicted against delivered, per model of which a request has finished.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     deliveries: Vec<DeliveryStatus>,
+    /// Requests by what came of the engine's own prefix cache counters; verdicts without any are left out.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    counter_requests: BTreeMap<&'static str, u64>,
 }
 
 /// What an endpoint delivered of one model.
@@ -166,6 +171,8 @@ struct DeliveryStatus {
     requests: u64,
     /// Those of which the engine didn't tell.
     unreported: u64,
+    /// Those whose answers weren't seen; the engine's counters may tell of them.
+    hidden: u64,
     predicted_tokens: u64,
     delivered_tokens: u64,
     /// Predicted and not delivered.
@@ -175,6 +182,9 @@ struct DeliveryStatus {
     /// Median relative error of the newest; absent if too few tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     bias: Option<f64>,
+    /// Whether the engine lastingly delivers less than its events promise, so that matches count less.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    breaks_promises: bool,
 }
 
 impl DeliveryStatus {
@@ -184,11 +194,13 @@ impl DeliveryStatus {
             model: model.to_owned(),
             requests: totals.requests,
             unreported: totals.unreported,
+            hidden: totals.hidden,
             predicted_tokens: totals.predicted_tokens,
             delivered_tokens: totals.delivered_tokens,
             over_tokens: totals.over_tokens,
             under_tokens: totals.under_tokens,
             bias: deliveries.window().bias(),
+            breaks_promises: deliveries.breaks_promises(),
         }
     }
 }
@@ -223,6 +235,7 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
         disaggregation: admin.metrics.requests.decisions_by_type(),
         approximate_prefixes: admin.decider.approximate_status(),
         findings: admin.diagnosis.refresh(),
+        loss: admin.pool.loss.report(now),
         kv_event_listener: admin.listener.as_ref().map(EventListener::status),
         endpoints: snapshot
             .states
@@ -264,6 +277,13 @@ fn endpoint_status(state: &EndpointState, now: Instant, stale_after: Duration) -
             .models()
             .iter()
             .map(|(model, deliveries)| DeliveryStatus::of(model, deliveries))
+            .collect(),
+        counter_requests: state
+            .deliveries
+            .counter_verdicts()
+            .into_iter()
+            .filter(|(_, requests)| *requests > 0)
+            .map(|(verdict, requests)| (verdict.as_str(), requests))
             .collect(),
     }
 }

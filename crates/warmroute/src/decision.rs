@@ -24,7 +24,7 @@ use warmroute_plugin::{Endpoint, InferenceRequest, PickHeaders};
 use warmroute_scheduler::{Decision, ScheduleError, Scheduler, Scratch, Stage};
 
 use crate::approximate_producer::ApproximateStatus;
-use crate::delivered::{Deliveries, PredictionBasis};
+use crate::delivered::{Deliveries, PredictionBasis, PrefixReach};
 use crate::engine_events::{Expectation, Expectations};
 use crate::lease::{Charge, HelperLease};
 use crate::metrics::Metrics;
@@ -127,6 +127,13 @@ pub struct Explanation {
     pub expected_cached_tokens: u32,
     /// What these predictions rest on.
     pub prediction_basis: PredictionBasis,
+    /// Which of the picked engine's views that was.
+    pub view_generation: u64,
+    /// What could have been served from a cache; None unless matches by events were asked for and the exact tokens are
+    /// known.
+    pub reach: Option<PrefixReach>,
+    /// Whether the engine is asked to announce again what the request hits in its cache.
+    pub asks_for_report: bool,
     /// Whether this picker had nothing in flight at the picked endpoint, so that nothing is expected there that events
     /// should not have confirmed by now.
     pub was_idle: bool,
@@ -255,7 +262,25 @@ impl Decider {
         if let Some(keys) = &read.approximate {
             outgoing.into_iter().for_each(|outgoing| outgoing.send(keys));
         }
+        if in_effect.policy.prefix.reads_events() {
+            self.count_reach(decided.explanation.reach, read);
+        }
         Ok(decided)
+    }
+
+    /// Counts what could have been served from a cache in the pool's account of losses.
+    fn count_reach(&self, reach: Option<PrefixReach>, read: &ReadRequest) {
+        let now = Instant::now();
+        let keyed = read.prompt.as_ref().zip(reach);
+        let keyed =
+            keyed.and_then(|(prompt, reach)| Some((prompt, prompt.set(reach.block_size_tokens)?, reach)));
+        match keyed {
+            Some((prompt, set, reach)) => {
+                let prompts = prompt.prompt_tokens.iter().copied().zip(set.prompts.iter().map(Vec::as_slice));
+                self.pool.loss.decided(now, prompts, reach);
+            }
+            None => self.pool.loss.unknown(now),
+        }
     }
 
     /// The part that picks take turns in.
@@ -286,6 +311,7 @@ impl Decider {
                 rows: &[],
                 prompt: read.prompt.as_ref(),
                 sent: read.approximate.as_ref(),
+                model: self.metrics.requests.model_label(&request.target_model),
                 metrics: &self.metrics,
             });
             let took = started_at.elapsed();
@@ -303,6 +329,7 @@ impl Decider {
             }
             let charging = Charging {
                 request,
+                model: self.metrics.requests.model_label(&request.target_model),
                 prompt: read.prompt.as_ref().filter(|_| policy.prefix.reads_events()),
                 expects_for: policy.expects_for,
                 expectations: &self.expectations,
@@ -312,6 +339,9 @@ impl Decider {
             let rows = charging.computing_rows(&decision);
             outgoing.extend(rows.flat_map(|row| in_effect.outgoing(&charging, row, read)));
             let mut decided = charge(policy, &charging, &decision);
+            // Two engines would be asked by the same body.
+            decided.explanation.asks_for_report = decided.helpers.is_empty()
+                && charging.asks_for_report(&policy.prefix, decision.table_row(), read);
             decided.explanation.profiles = ProfileTimes::of(&decision);
             decided.explanation.lookup = lookup;
             decided.explanation.plugins = Some(policy.plugins.clone());
@@ -380,6 +410,8 @@ fn charge(policy: &Policy, charging: &Charging<'_>, decision: &Decision<'_>) -> 
     explanation.prompt_blocks = held.matched.total_blocks;
     explanation.predicted_cached_tokens = held.known_tokens;
     explanation.expected_cached_tokens = held.expected_tokens;
+    explanation.reach = charging.reach(decision);
+    explanation.view_generation = charging.state(row).engine.generation();
     let deliveries = charging.state(row).deliveries.clone();
     explanation.prefix_hits = prefix_hits(&policy.prefix, signals, row);
     explanation.was_idle = signals.in_flight[row].requests == 0;

@@ -1,5 +1,7 @@
 //! `warmroute doctor`: asks a running picker what it knows of its engines, and what is wrong.
 
+mod loss_table;
+
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -9,13 +11,17 @@ use serde_json::Value;
 
 use crate::admin_client;
 use crate::cli::DoctorOptions;
-use crate::delivered::Finding;
+use crate::delivered::{CounterVerdict, Finding, LossReport};
+use loss_table::LossTable;
 
 /// What a picker said, as far as the doctor looks at it.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Examination {
     /// The findings; empty if nothing is wrong.
     pub findings: Vec<Finding>,
+    /// Where cached tokens are lost.
+    #[serde(default)]
+    pub loss: LossReport,
     /// The endpoints as the status page shows them.
     pub endpoints: Vec<Value>,
 }
@@ -47,7 +53,7 @@ impl Examination {
         Ok(format!("{}\n", serde_json::to_string_pretty(self)?))
     }
 
-    /// Everything in words: each engine, then the findings.
+    /// Everything in words: each engine, where cached tokens are lost, then the findings.
     pub fn text(&self) -> String {
         let mut text = String::new();
         self.endpoints.iter().for_each(|endpoint| endpoint_lines(&mut text, endpoint));
@@ -56,10 +62,11 @@ impl Examination {
         if !self.endpoints.is_empty() && !self.endpoints.iter().any(compares) {
             line(
                 &mut text,
-                "nothing could be compared yet: that needs answers that pass through the picker and tell their usage \
-                 (docs/operations.md, \"Predicted against delivered\")\n",
+                "nothing could be compared yet: that needs answers that pass through the picker and tell their usage, or \
+                 engines whose counters tell it (docs/operations.md, \"Predicted against delivered\")\n",
             );
         }
+        text.push_str(&LossTable::of(&self.loss).text());
         match self.findings.len() {
             0 => line(&mut text, "no findings"),
             1 => line(&mut text, "1 finding"),
@@ -127,7 +134,37 @@ fn endpoint_lines(text: &mut String, endpoint: &Value) {
             );
         }
     }
+    counter_lines(text, &endpoint["counter_requests"]);
     text.push('\n');
+}
+
+/// Why the engine's own counters tell nothing of some requests.
+fn counter_lines(text: &mut String, requests: &Value) {
+    for verdict in CounterVerdict::ALL {
+        let (count, why) = (
+            count(requests, verdict.as_str()),
+            match verdict {
+                CounterVerdict::Compared => "compared by the engine's own counters",
+                CounterVerdict::OtherTraffic => {
+                    "not compared by counters: the engine looked up more tokens than were sent from here, so others send \
+                 to it too"
+                }
+                CounterVerdict::FewerTokens => {
+                    "not compared by counters: the engine looked up fewer tokens than were sent; requests were refused or \
+                 broken off, or it sees other tokens"
+                }
+                CounterVerdict::UnknownTokens => {
+                    "not compared by counters: requests of which the tokens aren't known were among them"
+                }
+                CounterVerdict::SeveralModels => {
+                    "not compared by counters: they are of several models, which counters don't tell apart"
+                }
+            },
+        );
+        if count > 0 {
+            line(text, &format!("  {count} requests {why}"));
+        }
+    }
 }
 
 fn word<'a>(of: &'a Value, name: &str) -> &'a str {
@@ -157,7 +194,16 @@ mod tests {
     fn endpoint(deliveries: Value) -> Value {
         json!({"address": "10.0.0.1:8000", "metrics": "fresh", "metrics_age_ms": 7, "deliveries": deliveries,
             "kv_events": {"connected": true, "block_size_tokens": 16, "blocks": 3, "batches": 2,
-                "missed_batches": 1, "trust": "doubtful", "trust_reason": "gap"}})
+                "missed_batches": 1, "trust": "doubtful", "trust_reason": "gap"},
+            "counter_requests": {"other-traffic": 12}})
+    }
+
+    fn examination(deliveries: Value) -> Examination {
+        Examination {
+            findings: Vec::new(),
+            loss: LossReport::default(),
+            endpoints: vec![endpoint(deliveries)],
+        }
     }
 
     #[test]
@@ -172,7 +218,7 @@ mod tests {
             likely: "that".to_owned(),
             advice: "so".to_owned(),
         };
-        let examination = Examination { findings: vec![finding], endpoints: vec![endpoint(deliveries)] };
+        let examination = Examination { findings: vec![finding], ..examination(deliveries) };
         let text = examination.text();
         for part in [
             "10.0.0.1:8000\n  metrics fresh, 7 ms old\n",
@@ -180,6 +226,7 @@ mod tests {
             "  trust doubtful (gap)\n",
             "model \"m\": 40 requests compared: 640 cached tokens predicted, 0 delivered (640 less, 0 more than expected), bias -1.00",
             "    2 answers without cached tokens",
+            "  12 requests not compared by counters: the engine looked up more tokens",
             "1 finding\n\ntokens-differ: model \"m\" at 10.0.0.1:8000, 10.0.0.2:8000\n  seen    this\n  likely  that\n  do      so\n",
         ] {
             assert!(text.contains(part), "{part} is not in:\n{text}");
@@ -189,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_healthy_pool_and_one_that_shows_no_answers() {
-        let examination = Examination { findings: Vec::new(), endpoints: vec![endpoint(json!([]))] };
+        let examination = examination(json!([]));
         let text = examination.text();
         assert!(text.contains("nothing could be compared yet") && text.ends_with("no findings\n"), "{text}");
         assert_eq!(examination.exit_code(), ExitCode::SUCCESS);

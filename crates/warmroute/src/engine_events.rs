@@ -5,10 +5,12 @@ mod event_listener;
 mod expectation;
 mod followed_engine;
 mod publishers;
+mod relearning;
 mod replayer;
 mod shard;
 mod state;
 mod subscription;
+mod trust_change;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,9 +22,11 @@ use warmroute_kv_index::KvIndex;
 pub use event_listener::{EventListener, ListenerStatus};
 pub use expectation::{Expectation, Expectations, WITHDRAW_INTERVAL};
 pub use publishers::UnknownPublisher;
+pub use relearning::Relearning;
 pub use shard::ShardHandle;
 pub use state::{EngineState, EngineStatus, OffloadedStatus};
 pub use subscription::{EventSource, Subscription};
+pub use trust_change::TrustChange;
 
 use publishers::{EngineTarget, Publishers};
 use replayer::Replayer;

@@ -60,6 +60,9 @@ pub fn describe(receipt: &Receipt) -> String {
     }
     delivered_line(&mut text, receipt);
     prefix_producer_line(&mut text, receipt);
+    if receipt.asked_for_report {
+        line(&mut text, format_args!("  the engine was asked to announce again what it holds of the prompt"));
+    }
     if let Some(runner_up) = &receipt.runner_up {
         line(&mut text, format_args!("  runner-up {runner_up}"));
     }

@@ -10,6 +10,7 @@ mod delivery_collector;
 mod deprecated_names;
 mod event_metrics;
 mod index_metrics;
+mod loss_collector;
 mod maker;
 mod pool_collector;
 mod pool_metrics;
@@ -19,7 +20,7 @@ mod stream_metrics;
 
 use std::sync::Arc;
 
-use prometheus::{Error, IntGaugeVec, Registry, TextEncoder};
+use prometheus::{Error, IntCounterVec, IntGaugeVec, Registry, TextEncoder};
 
 pub use admission_metrics::AdmissionMetrics;
 pub use event_metrics::EventMetrics;
@@ -34,6 +35,7 @@ pub use stream_metrics::StreamMetrics;
 
 use crate::pool::Pool;
 use delivery_collector::DeliveryCollector;
+use loss_collector::LossCollector;
 use maker::Maker;
 use pool_collector::PoolCollector;
 
@@ -59,6 +61,8 @@ pub struct Metrics {
     pub streams: StreamMetrics,
     /// Findings, per cause.
     pub findings: IntGaugeVec,
+    /// Requests that asked an engine to announce again what they hit, per endpoint.
+    pub reports_asked: IntCounterVec,
 }
 
 /// What is shown beyond what is always shown.
@@ -104,6 +108,11 @@ impl Metrics {
                 "Likely causes of lasting differences between predicted and delivered, each once per model.",
                 &["cause"],
             )?,
+            reports_asked: make.counters(
+                "warmroute_kv_reports_asked_total",
+                "Requests that asked the engine to announce again what they hit in its cache.",
+                &["pod_identifier"],
+            )?,
             registry: make.registry,
             names: make.names.into_inner(),
         })
@@ -115,12 +124,17 @@ impl Metrics {
     /// A pool is shown already.
     pub fn show_pool(&self, pool: &Arc<Pool>) -> Result<(), Error> {
         self.registry.register(Box::new(DeliveryCollector::try_new(pool.clone())?))?;
+        self.registry.register(Box::new(LossCollector::try_new(pool.clone())?))?;
         self.registry.register(Box::new(PoolCollector::try_new(pool.clone())?))
     }
 
     /// The names of all metrics, also of those that the page leaves out until they have a value.
     pub fn names(&self) -> Vec<&'static str> {
-        self.names.iter().copied().chain(pool_collector::NAMES).chain(delivery_collector::names()).collect()
+        let own = self.names.iter().copied();
+        own.chain(pool_collector::NAMES)
+            .chain(delivery_collector::names())
+            .chain(loss_collector::NAMES)
+            .collect()
     }
 
     /// The page in Prometheus text format.

@@ -1,6 +1,7 @@
 //! The path of a request, top-down: read the body, make tokens and keys, decide, answer, write the receipt.
 
 mod admission;
+mod report_request;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use crate::prompt::{PromptReader, ReadRequest};
 use crate::receipt::{Fallback, FallbackNote, HandlerLine, Receipt, ReceiptRing, StepTimes};
 use crate::response_watch::ResponseWatch;
 use crate::telemetry::{RequestTrace, Telemetry, TracedDecision};
+use report_request::with_full_report;
 
 /// Picks endpoints for requests: what the ext-proc service calls.
 pub struct Picker {
@@ -122,6 +124,13 @@ impl Picker {
         draft.read(&read);
         let decided = self.decider.decide(&inference_request, &read, subset);
         draft.decided_now();
+        if let Ok(decided) = &decided
+            && decided.explanation.asks_for_report
+            && draft.ask_for_report(request)
+            && let Some(endpoint) = decided.endpoints.first()
+        {
+            self.metrics.reports_asked.with_label_values(&[&*endpoint.address]).inc();
+        }
         self.count_attempt(draft.receipt.engine_model(), decided.as_ref().ok());
         decided.map_err(|error| refusal_of(&error))
     }
@@ -322,6 +331,17 @@ impl Draft {
         }
     }
 
+    /// Asks the engine to announce again what the request hits in its cache, if the body lets that be said.
+    fn ask_for_report(&mut self, request: &HttpRequest) -> bool {
+        let body = match &self.body {
+            Some(rewritten) => with_full_report(rewritten),
+            None => with_full_report(request.body.contiguous()),
+        };
+        self.receipt.asked_for_report = body.is_some();
+        self.body = body.or(self.body.take());
+        self.receipt.asked_for_report
+    }
+
     fn fallback(&mut self, kind: Fallback, detail: impl Into<String>) {
         self.receipt.fallbacks.push(FallbackNote { kind, detail: detail.into() });
     }
@@ -391,6 +411,8 @@ impl Draft {
             },
             prompt_tokens: receipt.prompt_tokens.filter(|_| !receipt.prompt_tokens_estimated),
             no_tokens,
+            generation: self.explanation.view_generation,
+            promised_tokens: self.explanation.reach.map(|reach| reach.promised_tokens),
         }
     }
 

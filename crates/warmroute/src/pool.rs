@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use warmroute_plugin::{AdapterState, Endpoint, EndpointId, EndpointMetrics, MetricsState};
 
-use crate::delivered::Deliveries;
+use crate::delivered::{Deliveries, LossAccount};
 use crate::engine_events::EngineState;
 use crate::lease::EndpointLoad;
 
@@ -124,6 +124,9 @@ impl EndpointState {
 
     /// Publishes a good scrape.
     pub fn publish_scrape(&self, scrape: Scrape) {
+        if let Some(counters) = scrape.prefix_counters {
+            self.deliveries.read_counters(counters);
+        }
         self.findings.scrape.store(Some(Arc::new(scrape)));
     }
 
@@ -214,6 +217,8 @@ pub struct PoolChange {
 pub struct Pool {
     /// Name used in metric labels.
     pub name: String,
+    /// Where cached tokens of its requests are lost.
+    pub loss: Arc<LossAccount>,
     snapshot: ArcSwap<PoolSnapshot>,
     next_id: AtomicU32,
     /// Number of updates so far.
@@ -227,6 +232,7 @@ impl Pool {
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
+            loss: Arc::default(),
             snapshot: ArcSwap::default(),
             next_id: AtomicU32::new(0),
             updates: watch::Sender::new(0),
@@ -296,7 +302,7 @@ impl Pool {
             spec,
             load: Arc::new(EndpointLoad::default()),
             engine: Arc::new(EngineState::default()),
-            deliveries: Arc::default(),
+            deliveries: Arc::new(Deliveries::new(self.loss.clone())),
             gone: CancellationToken::new(),
             findings: Arc::new(findings),
         }

@@ -20,6 +20,8 @@ pub struct PrefixPlan {
     pub doubtful_match_weight: f64,
     /// How much a matched block counts by where it is.
     pub tier_weights: TierWeights,
+    /// Whether requests ask engines to announce again what they hit there.
+    pub relearns: bool,
 }
 
 /// A producer that is read.
@@ -59,8 +61,9 @@ impl PrefixPlan {
     pub fn try_new(config: &CheckedConfig, columns: &[String]) -> anyhow::Result<Self> {
         let events = config.kv_events();
         let doubtful_match_weight = events.as_ref().map_or(1.0, |events| events.doubtful_match_weight);
-        let tier_weights = events.map_or(TierWeights::EQUAL, |events| events.tier_weights);
-        let mut plan = Self { doubtful_match_weight, tier_weights, ..Self::default() };
+        let tier_weights = events.as_ref().map_or(TierWeights::EQUAL, |events| events.tier_weights);
+        let relearns = events.is_some_and(|events| events.relearn_hot_prefixes);
+        let mut plan = Self { doubtful_match_weight, tier_weights, relearns, ..Self::default() };
         for name in columns {
             let place = plan.want(config, name)?;
             plan.columns.push(place);

@@ -173,6 +173,8 @@ pub struct ReadRequest {
     pub model: String,
     /// Bytes of the model's value in the body, quotes included.
     pub model_range: Option<Range<usize>>,
+    /// Whether the API has vLLM's extra arguments for the engine (`vllm_xargs`).
+    pub takes_engine_arguments: bool,
     /// The model that the engine is asked for instead.
     pub target_model: Option<Arc<str>>,
     /// Whether a streamed answer was asked for.

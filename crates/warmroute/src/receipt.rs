@@ -2,10 +2,11 @@
 //!
 //! A receipt never holds request text: names, counts, scores and times only.
 
+mod later_count;
 mod offloaded_line;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use warmroute_kv_events::{Trust, TrustReason};
 use warmroute_plugin::MetricsState;
 
+pub use later_count::LaterCount;
 pub use offloaded_line::OffloadedLine;
 
 /// Candidates listed in one receipt; of more, the best by total score are kept and the rest only counted.
@@ -52,6 +54,9 @@ pub enum Fallback {
     /// A prefix match was asked for and the view of at least one candidate's engine is doubtful: events are missing, so
     /// it may lack blocks or claim lost ones.
     EventGaps,
+    /// A prefix match was asked for and at least one candidate's engine lastingly delivers less of this model than its
+    /// events promise, so its matches count less.
+    DeliversLess,
     /// A prefix match was asked for and at least one candidate's engine isn't subscribed to, or tells nothing though it
     /// was sent requests: what it holds isn't seen.
     NoEvents,
@@ -89,7 +94,7 @@ impl Fallback {
     }
 
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::NoTokenizer,
         Self::NotTokenizable,
         Self::MatchedUpToMedia,
@@ -104,6 +109,7 @@ impl Fallback {
         Self::PickedByLoad,
         Self::NoBody,
         Self::EventGaps,
+        Self::DeliversLess,
         Self::NoEvents,
         Self::MetricsNotFresh,
         Self::ScoreNotANumber,
@@ -132,6 +138,7 @@ impl Fallback {
             Self::PickedByLoad => "picked-by-load",
             Self::NoBody => "no-body",
             Self::EventGaps => "event-gaps",
+            Self::DeliversLess => "delivers-less",
             Self::NoEvents => "no-events",
             Self::MetricsNotFresh => "metrics-not-fresh",
             Self::ScoreNotANumber => "score-not-a-number",
@@ -389,6 +396,9 @@ pub struct Receipt {
     /// Tokens of the prompt by the engine's own count, with the same reservations.
     #[serde(default, skip_serializing_if = "LaterCount::is_absent")]
     pub engine_prompt_tokens: LaterCount,
+    /// Whether the engine was asked to announce again what the request hits in its cache.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asked_for_report: bool,
     /// What the handler decided, if it is one that has several stages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handler: Option<HandlerLine>,
@@ -401,39 +411,6 @@ pub struct Receipt {
     pub refusal: Option<String>,
     /// Time spent per step.
     pub steps: StepTimes,
-}
-
-/// A number that is known only when the request is over, when the receipt is shared already. It is set once.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Option<u32>", into = "Option<u32>")]
-pub struct LaterCount(OnceLock<u32>);
-
-impl LaterCount {
-    /// The number, if it is known.
-    pub fn get(&self) -> Option<u32> {
-        self.0.get().copied()
-    }
-
-    /// Sets it; the first one stays.
-    pub fn set(&self, count: u32) {
-        let _ = self.0.set(count);
-    }
-
-    fn is_absent(&self) -> bool {
-        self.get().is_none()
-    }
-}
-
-impl From<Option<u32>> for LaterCount {
-    fn from(count: Option<u32>) -> Self {
-        Self(count.map_or_else(OnceLock::new, OnceLock::from))
-    }
-}
-
-impl From<LaterCount> for Option<u32> {
-    fn from(count: LaterCount) -> Self {
-        count.get()
-    }
 }
 
 /// The newest receipts, at most a fixed number.

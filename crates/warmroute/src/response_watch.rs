@@ -88,8 +88,8 @@ impl ResponseWatch {
 
     /// The same, which says what was delivered when the answer is complete and its body was seen.
     #[must_use]
-    pub fn compared(mut self, comparison: Option<Box<Comparison>>) -> Self {
-        self.comparison = comparison;
+    pub fn compared(mut self, comparison: Box<Comparison>) -> Self {
+        self.comparison = Some(comparison);
         self
     }
 
@@ -154,10 +154,13 @@ impl ResponseWatch {
         let duration = now.saturating_duration_since(self.received_at).as_secs_f64();
         self.series.observe(RequestFigure::Duration, duration);
         let body = self.body.take();
-        let comparison = self.comparison.take().filter(|_| body.is_some() && !self.failed);
+        let comparison = self.comparison.take().filter(|_| !self.failed);
+        let is_hidden = body.is_none();
         let usage = body.and_then(|body| self.response(*body, now, duration));
-        if let Some(comparison) = comparison {
-            comparison.delivered(usage);
+        match comparison {
+            Some(comparison) if is_hidden => comparison.hidden(),
+            Some(comparison) => comparison.delivered(usage),
+            None => {}
         }
         if !self.failed {
             let prompt_tokens = usage.map(|usage| usage.prompt_tokens).filter(|tokens| *tokens > 0);

@@ -115,12 +115,12 @@ pub(crate) fn run(data: &[u8]) {
         now_ms += 1;
         let at = data.below(2) as usize;
         engines[at].step(&mut data, now_ms);
-        let held = engines.each_ref().map(|engine| engine.sink.0.held_blocks());
+        let held = engines.each_ref().map(|engine| engine.sink.0.entries());
         assert_eq!(index.stats().entries, held[0] + held[1]);
         check_claims(&index, &engines, held);
     }
     let [first, second] = engines;
-    let left = second.sink.0.held_blocks();
+    let left = second.sink.0.entries();
     drop(first);
     assert_eq!(index.stats().entries, left);
     drop(second);

@@ -1,6 +1,7 @@
 //! Predicted against delivered: what `warmroute doctor` says of healthy engines, of engines that see other tokens, and
 //! of one whose events got lost.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use futures::future::join_all;
@@ -9,7 +10,7 @@ use warmroute_demo::harness::{EnvoyProxy, PickerTransport, Recipe};
 
 use crate::fixture::{
     BLOCK_TOKENS, Client, MODEL, Picker, PickerOptions, Policy, SimulatedEngines, Stack, StackOptions,
-    log_name, run, send_new_prompt, tools,
+    Status, log_name, run, send_new_prompt, tools, until,
 };
 
 const COMPLETIONS: &str = "/v1/completions";
@@ -103,26 +104,55 @@ fn another_chat_template_is_found_out() {
 
 #[test]
 fn lost_events_are_found_out() {
-    run(async {
-        let stack = Stack::start(StackOptions::simulated(Recipe::FullDuplex, 1)).await;
-        let engine = &stack.simulated.engines[0];
-        let (address, direct) = (engine.http_address(), Client::new(engine.http_address()));
-        let prompts: u32 = REQUESTS / 4;
-        engine.lose_event_batches(prompts);
-        for at in 0..prompts {
-            assert_eq!(direct.post(COMPLETIONS, "direct", &prompt(at)).await.status, 200);
-        }
-        send_new_prompt(&direct).await;
-        let lost = |status: &crate::fixture::Status| {
-            status.kv_events(address)["missed_batches"].as_u64() == Some(u64::from(prompts))
-        };
-        stack.picker.until("the gap", lost).await;
-        for at in 0..prompts {
-            assert_eq!(stack.gateway.post(COMPLETIONS, &format!("{at}"), &prompt(at)).await.status, 200);
-        }
-        stack.picker.until_idle().await;
-        let (code, status) = stack.picker.doctor(&["--json"]).await;
-        let status: Value = serde_json::from_str(&status).unwrap();
-        assert_eq!((code, causes(&status)), (Some(1), vec!["events-lost"]), "{status:#}");
-    });
+    run(lost_events(Recipe::FullDuplex));
+}
+
+/// What was delivered is then known from the engine's own counters.
+#[test]
+fn lost_events_are_found_out_where_answers_are_hidden() {
+    run(lost_events(Recipe::Buffered));
+}
+
+/// Waits until metrics that are surely newer than this call have been read.
+async fn until_scraped_twice(picker: &Picker, address: SocketAddr) {
+    let (mut last_age, mut scrapes) = (0, 0);
+    until("two scrapes", async || {
+        let age = picker.status().await.endpoint(address)["metrics_age_ms"].as_u64().unwrap();
+        scrapes += u32::from(age < last_age);
+        last_age = age;
+        (scrapes >= 2).then_some(())
+    })
+    .await;
+}
+
+async fn lost_events(recipe: Recipe) {
+    let stack = Stack::start(StackOptions::simulated(recipe, 1)).await;
+    let engine = &stack.simulated.engines[0];
+    let (address, direct) = (engine.http_address(), Client::new(engine.http_address()));
+    let prompts: u32 = REQUESTS / 4;
+    engine.lose_event_batches(prompts);
+    for at in 0..prompts {
+        assert_eq!(direct.post(COMPLETIONS, "direct", &prompt(at)).await.status, 200);
+    }
+    send_new_prompt(&direct).await;
+    let lost =
+        |status: &Status| status.kv_events(address)["missed_batches"].as_u64() == Some(u64::from(prompts));
+    stack.picker.until("the gap", lost).await;
+    // What went past the picker is over and counted before anything that it sends.
+    until_scraped_twice(&stack.picker, address).await;
+    for at in 0..prompts {
+        assert_eq!(stack.gateway.post(COMPLETIONS, &format!("{at}"), &prompt(at)).await.status, 200);
+    }
+    stack.picker.until_idle().await;
+    let compared = |status: &Status| {
+        let models = status.endpoint(address)["deliveries"].as_array().unwrap();
+        models.iter().map(|model| model["requests"].as_u64().unwrap()).sum::<u64>() >= 20
+    };
+    stack.picker.until("what was delivered", compared).await;
+    let (code, status) = stack.picker.doctor(&["--json"]).await;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!((code, causes(&status)), (Some(1), vec!["events-lost"]), "{status:#}");
+    let (_, words) = stack.picker.doctor(&[]).await;
+    assert!(words.contains("where cached tokens are lost: 25 requests, 3225 prompt tokens"), "{words}");
+    assert!(words.contains("  held by an engine  "), "{words}");
 }

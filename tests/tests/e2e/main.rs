@@ -21,6 +21,7 @@ mod headers;
 mod health;
 mod prefix_routing;
 mod refusals;
+mod relearning;
 mod reload;
 mod sglang;
 mod shutdown;

@@ -27,6 +27,7 @@ impl PrecisePrefixSpec {
             replay_socket_port: None,
             doubtful_match_weight: 0.5,
             tier_weights: TierWeights::default(),
+            relearn_hot_prefixes: false,
         }
     }
 }
@@ -50,6 +51,9 @@ pub(crate) fn prefix_producer(declared: &Declared<'_>, mistakes: &mut Mistakes) 
         if !(0.0..=1.0).contains(&weight) {
             mistakes.at(place, format!("doubtfulMatchWeight must be from 0 to 1, not {weight}"));
         }
+    }
+    if let Some((relearns, _)) = fields.boolean("relearnHotPrefixes", mistakes) {
+        spec.relearn_hot_prefixes = relearns;
     }
     if let Some(node) = fields.node("tokenProcessorConfig") {
         token_processor(node, mistakes);

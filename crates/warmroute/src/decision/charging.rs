@@ -9,16 +9,18 @@ use warmroute_scheduler::{Decision, Stage};
 
 use super::HelperPick;
 use super::signals::Signals;
-use crate::delivered::PredictionBasis;
+use crate::delivered::{PredictionBasis, PrefixReach};
 use crate::engine_events::{Expectation, Expectations};
 use crate::lease::{Charge, HelperLease};
 use crate::pool::{EndpointState, PoolSnapshot};
 use crate::prefix_plan::PrefixPlan;
-use crate::prompt::PromptKeys;
+use crate::prompt::{PromptKeys, ReadRequest};
 
 /// Everything that a charge depends on.
 pub(super) struct Charging<'a> {
     pub(super) request: &'a InferenceRequest,
+    /// The model that the engine is asked for, as deliveries are counted.
+    pub(super) model: &'a str,
     /// What engines are expected to hold by their events; None if nobody reads those.
     pub(super) prompt: Option<&'a PromptKeys>,
     pub(super) expects_for: Option<Duration>,
@@ -49,6 +51,34 @@ impl<'a> Charging<'a> {
         let prompt_tokens = self.request.prompt_tokens.unwrap_or(0);
         let uncached = prompt_tokens.saturating_sub(self.signals.prefix.main(row).expected_tokens);
         self.state(row).load.charge(if computes_prompt { uncached.into() } else { 0 })
+    }
+
+    /// Whether the request asks the engine of a row to announce again what it hits there: if that may teach something.
+    pub(super) fn asks_for_report(&self, plan: &PrefixPlan, row: usize, read: &ReadRequest) -> bool {
+        let (true, Some(prompt), true) = (plan.relearns, self.prompt, read.takes_engine_arguments) else {
+            return false;
+        };
+        let state = self.state(row);
+        let Some(set) = state.block_size_tokens().and_then(|size| prompt.set(size)) else { return false };
+        // The last token is always computed, so its block is never hit.
+        let can_be_hit = |tokens: &u32| tokens.saturating_sub(1) / set.block_size_tokens.max(1);
+        let known = |at: usize| self.signals.prefix.known_by_events(row, at);
+        let lacks =
+            prompt.prompt_tokens.iter().enumerate().any(|(at, tokens)| known(at) < can_be_hit(tokens));
+        lacks && state.engine.may_hold_unknown() && state.engine.relearning.asks()
+    }
+
+    /// What of the prompt could have been served from a cache, by this decision and better ones.
+    pub(super) fn reach(&self, decision: &Decision<'_>) -> Option<PrefixReach> {
+        let picked = self.signals.prefix.main(decision.table_row());
+        let block_size_tokens = picked.matched.block_size_tokens;
+        self.prompt?.set(block_size_tokens)?;
+        let expected = |row: usize| self.signals.prefix.main(row).expected_tokens;
+        let kept = decision.primary().kept().iter().map(|row| expected(*row as usize));
+        let reachable_tokens = kept.max().unwrap_or(0).max(picked.expected_tokens);
+        let held_tokens = (0..self.signals.len()).map(expected).max().unwrap_or(0).max(reachable_tokens);
+        let promised_tokens = picked.expected_tokens;
+        Some(PrefixReach { block_size_tokens, held_tokens, reachable_tokens, promised_tokens })
     }
 
     /// What the prediction for a row rests on.

@@ -1,14 +1,16 @@
 //! What a receipt says of a decision.
 
+use std::sync::Arc;
+
 use warmroute_kv_events::{Trust, TrustReason};
 use warmroute_plugin::MetricsState;
 use warmroute_scheduler::{Decision, ProfileRun, Stage, StageRun};
 
 use super::Explanation;
 use super::charging::Charging;
-use super::signals::Signals;
+use super::trusted_match::trust_state_in;
 use crate::policy::Policy;
-use crate::pool::{EndpointState, PoolSnapshot};
+use crate::pool::EndpointState;
 use crate::receipt::{
     CandidateLine, DeciderLine, Fallback, Freshness, HandlerLine, LISTED_CANDIDATES, OffloadedLine,
     ProfileLine, ScorerLine, TrustNote,
@@ -22,13 +24,8 @@ pub(super) fn explain(policy: &Policy, decision: &Decision<'_>, charging: &Charg
         fallbacks.push(Fallback::MetricsNotFresh);
     }
     if policy.prefix.reads_events() {
-        let states = || (0..signals.len()).map(|row| &*snapshot.states[signals.pool_row(row)]);
-        if states().any(|state| state.engine.trust() == Trust::Doubtful) {
-            fallbacks.push(Fallback::EventGaps);
-        }
-        if states().any(lacks_events) {
-            fallbacks.push(Fallback::NoEvents);
-        }
+        let states = (0..signals.len()).map(|row| &snapshot.states[signals.pool_row(row)]);
+        fallbacks.extend(trust_fallbacks(states, charging.model));
     }
     if decision.stages().any(|stage| stage.run.scorers().any(|scorer| scorer.not_a_number > 0)) {
         fallbacks.push(Fallback::ScoreNotANumber);
@@ -44,7 +41,7 @@ pub(super) fn explain(policy: &Policy, decision: &Decision<'_>, charging: &Charg
     Explanation {
         profile: run.name().clone(),
         considered: signals.len(),
-        candidates: candidate_lines(&run, snapshot, signals),
+        candidates: candidate_lines(&run, charging),
         runner_up: run.runner_up().map(|kept| address(run.kept()[kept] as usize)),
         handler: handler_line(policy, decision),
         other_profiles: decision.stages().filter_map(|stage| profile_line(&stage, charging)).collect(),
@@ -60,6 +57,31 @@ fn lacks_events(state: &EndpointState) -> bool {
     let has_nothing_to_tell =
         || state.engine.trust_state().reason == TrustReason::NothingHeard && !state.load.was_used();
     state.engine.trust() == Trust::Blind && !has_nothing_to_tell()
+}
+
+/// What the candidates' views make poorer.
+fn trust_fallbacks<'a>(
+    states: impl Iterator<Item = &'a Arc<EndpointState>>,
+    model: &str,
+) -> impl Iterator<Item = Fallback> {
+    let fallback_of = |state: &Arc<EndpointState>| {
+        let known = trust_state_in(state, model);
+        match (known.trust, known.reason) {
+            (Trust::Doubtful, TrustReason::DeliversLess) => Some(Fallback::DeliversLess),
+            (Trust::Doubtful, _) => Some(Fallback::EventGaps),
+            (Trust::Blind, _) if lacks_events(state) => Some(Fallback::NoEvents),
+            _ => None,
+        }
+    };
+    let mut is_found = [false; 3];
+    const KINDS: [Fallback; 3] = [Fallback::EventGaps, Fallback::DeliversLess, Fallback::NoEvents];
+    for state in states.filter(|state| state.engine.trust() != Trust::Exact || !state.deliveries.is_kept()) {
+        let kind = fallback_of(state);
+        for (at, known) in KINDS.into_iter().enumerate() {
+            is_found[at] |= kind == Some(known);
+        }
+    }
+    KINDS.into_iter().zip(is_found).filter_map(|(kind, is_found)| is_found.then_some(kind))
 }
 
 fn handler_line(policy: &Policy, decision: &Decision<'_>) -> Option<HandlerLine> {
@@ -97,14 +119,14 @@ fn profile_line(stage: &StageRun<'_>, charging: &Charging<'_>) -> Option<Profile
         runner_up: run.runner_up().map(|kept| address(run.kept()[kept] as usize)),
         failure: stage.failure.as_ref().map(ToString::to_string),
         kept: run.kept().len(),
-        candidates: candidate_lines(run, charging.snapshot, signals),
+        candidates: candidate_lines(run, charging),
         predicted_cached_tokens: cached.known_tokens,
         expected_cached_tokens: cached.expected_tokens,
     })
 }
 
 /// The best candidates by total, then filtered ones, as many as a receipt lists.
-fn candidate_lines(run: &ProfileRun<'_>, snapshot: &PoolSnapshot, signals: &Signals) -> Vec<CandidateLine> {
+fn candidate_lines(run: &ProfileRun<'_>, charging: &Charging<'_>) -> Vec<CandidateLine> {
     let totals = run.totals();
     let picked = run.order().first().copied();
     let mut best: Vec<u32> = (0..totals.len() as u32).collect();
@@ -118,10 +140,10 @@ fn candidate_lines(run: &ProfileRun<'_>, snapshot: &PoolSnapshot, signals: &Sign
         best.truncate(LISTED_CANDIDATES);
     }
     best.sort_by(better_first);
-    let mut lines = Vec::with_capacity(signals.len().min(LISTED_CANDIDATES));
+    let mut lines = Vec::with_capacity(charging.signals.len().min(LISTED_CANDIDATES));
     for kept in best {
         let kept = kept as usize;
-        let mut line = line_of(run.kept()[kept] as usize, snapshot, signals);
+        let mut line = line_of(run.kept()[kept] as usize, charging);
         line.total = totals[kept];
         line.scores = run
             .scorers()
@@ -135,14 +157,15 @@ fn candidate_lines(run: &ProfileRun<'_>, snapshot: &PoolSnapshot, signals: &Sign
         lines.push(line);
     }
     for (row, filter) in run.filtered().take(LISTED_CANDIDATES - lines.len()) {
-        let mut line = line_of(row, snapshot, signals);
+        let mut line = line_of(row, charging);
         line.filtered_by = Some(filter.clone());
         lines.push(line);
     }
     lines
 }
 
-fn line_of(row: usize, snapshot: &PoolSnapshot, signals: &Signals) -> CandidateLine {
+fn line_of(row: usize, charging: &Charging<'_>) -> CandidateLine {
+    let (snapshot, signals) = (charging.snapshot, charging.signals);
     let state: &MetricsState = &signals.metrics[row];
     let metrics = state.last().copied().unwrap_or_default();
     let held = signals.prefix.main(row);
@@ -160,13 +183,13 @@ fn line_of(row: usize, snapshot: &PoolSnapshot, signals: &Signals) -> CandidateL
         expected_blocks: held.expected_blocks,
         offloaded_blocks: OffloadedLine::of(held.offloaded),
         blocks_are_approximate: held.is_approximate,
-        trust: trust_note(row, snapshot, signals),
+        trust: trust_note(row, charging),
     }
 }
 
 /// Nothing is said of an exact view, nor where no prefix match by events was asked for.
-fn trust_note(row: usize, snapshot: &PoolSnapshot, signals: &Signals) -> Option<TrustNote> {
-    let state = snapshot.states[signals.pool_row(row)].engine.trust_state();
-    let is_told = signals.prefix.reads_events() && state.trust != Trust::Exact;
+fn trust_note(row: usize, charging: &Charging<'_>) -> Option<TrustNote> {
+    let state = trust_state_in(charging.state(row), charging.model);
+    let is_told = charging.signals.prefix.reads_events() && state.trust != Trust::Exact;
     is_told.then_some(TrustNote { trust: state.trust, reason: state.reason })
 }

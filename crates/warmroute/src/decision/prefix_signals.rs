@@ -9,7 +9,7 @@ use warmroute_kv_index::{
 };
 use warmroute_plugin::PrefixMatch;
 
-use super::trusted_match::{MatchWeights, TrustedMatch};
+use super::trusted_match::{MatchWeights, TrustedMatch, trust_in};
 use crate::approximate_producer::ApproximateProducer;
 use crate::metrics::Metrics;
 use crate::pool::{EndpointState, PoolSnapshot};
@@ -26,6 +26,8 @@ pub(super) struct PrefixLookup<'a> {
     pub(super) rows: &'a [u32],
     pub(super) prompt: Option<&'a PromptKeys>,
     pub(super) sent: Option<&'a ApproximateKeys>,
+    /// The model that the engine is asked for, as deliveries are counted.
+    pub(super) model: &'a str,
     pub(super) metrics: &'a Metrics,
 }
 
@@ -143,7 +145,7 @@ impl PrefixSignals {
         scratch.slots.clear();
         scratch.slots.extend(states().map(|state| state.engine.slot()));
         scratch.trusts.clear();
-        scratch.trusts.extend(states().map(|state| state.engine.trust()));
+        scratch.trusts.extend(states().map(|state| trust_in(state, from.model)));
         scratch.weights =
             MatchWeights { tiers: from.plan.tier_weights, doubtful: from.plan.doubtful_match_weight };
         self.events.clear(from.rows.len(), prompt.prompt_tokens.len());

@@ -1,8 +1,26 @@
 //! How much a match counts, by where its blocks are and how far the view of the engine can be trusted.
 
 use warmroute_config::TierWeights;
-use warmroute_kv_events::Trust;
+use warmroute_kv_events::{Trust, TrustReason, TrustState};
 use warmroute_kv_index::{Match, OffloadedBlocks};
+
+use crate::pool::EndpointState;
+
+/// How far what an endpoint's engine is known to hold can be trusted for requests of a model.
+pub(super) fn trust_in(state: &EndpointState, model: &str) -> Trust {
+    let trust = state.engine.trust();
+    let is_doubted = trust <= Trust::Partial && state.deliveries.breaks_promises_of(model);
+    if is_doubted { Trust::Doubtful } else { trust }
+}
+
+/// The same with its reason. A model that is doubted alone has been for a time that isn't kept.
+pub(super) fn trust_state_in(state: &EndpointState, model: &str) -> TrustState {
+    let known = state.engine.trust_state();
+    match known.trust == trust_in(state, model) {
+        true => known,
+        false => TrustState { trust: Trust::Doubtful, reason: TrustReason::DeliversLess, ..known },
+    }
+}
 
 /// How much matches count.
 #[derive(Clone, Copy, Debug)]

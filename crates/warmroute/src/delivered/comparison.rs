@@ -37,9 +37,14 @@ pub struct Prediction {
     pub prompt_tokens: Option<u32>,
     /// Why the exact tokens aren't known, if they should be.
     pub no_tokens: Option<Fallback>,
+    /// Which of the engine's views it rests on ([`EngineState::generation`](crate::engine_events::EngineState::generation)).
+    pub generation: u64,
+    /// Tokens that count as promised in the [`LossAccount`](super::LossAccount); None if the request isn't in it.
+    pub promised_tokens: Option<u32>,
 }
 
-/// Waits for the end of a request, to lay what was delivered beside what was predicted.
+/// Waits for the end of a request, to lay what was delivered beside what was predicted. While it lives the request
+/// counts as under way.
 #[derive(Debug)]
 pub struct Comparison {
     prediction: Prediction,
@@ -49,18 +54,17 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Of a prediction at an endpoint, to be noted in the receipt too. None if there is nothing to compare.
-    pub fn of(
-        prediction: Prediction,
-        deliveries: Arc<Deliveries>,
-        receipt: Weak<Receipt>,
-    ) -> Option<Box<Self>> {
-        let compares = prediction.basis != PredictionBasis::Nothing;
-        compares.then(|| Box::new(Self { prediction, deliveries, receipt }))
+    /// Of a prediction at an endpoint, to be noted in the receipt too.
+    pub fn of(prediction: Prediction, deliveries: Arc<Deliveries>, receipt: Weak<Receipt>) -> Box<Self> {
+        deliveries.picked(&prediction);
+        Box::new(Self { prediction, deliveries, receipt })
     }
 
     /// The answer is complete and this is the usage that it tells, if any.
-    pub fn delivered(self, usage: Option<Usage>) {
+    pub fn delivered(&self, usage: Option<Usage>) {
+        if self.prediction.basis == PredictionBasis::Nothing {
+            return;
+        }
         let delivered = self.deliveries.record(&self.prediction, usage);
         let Some(receipt) = self.receipt.upgrade() else { return };
         if let Some(tokens) = delivered {
@@ -69,5 +73,18 @@ impl Comparison {
         if let Some(tokens) = usage.map(|usage| usage.prompt_tokens).filter(|tokens| *tokens > 0) {
             receipt.engine_prompt_tokens.set(tokens);
         }
+    }
+
+    /// The answer is over, and its body was hidden.
+    pub fn hidden(&self) {
+        if self.prediction.basis != PredictionBasis::Nothing {
+            self.deliveries.record_hidden(&self.prediction);
+        }
+    }
+}
+
+impl Drop for Comparison {
+    fn drop(&mut self) {
+        self.deliveries.ended(&self.prediction);
     }
 }

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use warmroute_kv_events::{Trust, TrustReason};
@@ -22,6 +22,8 @@ pub struct Diagnosis {
     metrics: Arc<Metrics>,
     /// The findings of the last time.
     known: Mutex<BTreeSet<(Cause, String)>>,
+    /// Endpoints and models whose promises alone were broken the last time.
+    doubted: Mutex<BTreeSet<(Arc<str>, Box<str>)>>,
 }
 
 impl Diagnosis {
@@ -32,7 +34,7 @@ impl Diagnosis {
         adapters: Arc<AdapterNames>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { pool, decider, adapters, metrics, known: Mutex::default() }
+        Self { pool, decider, adapters, metrics, known: Mutex::default(), doubted: Mutex::default() }
     }
 
     /// The findings as of now. Sets their metric, and logs those that weren't there the last time and those that are
@@ -40,6 +42,7 @@ impl Diagnosis {
     pub fn refresh(&self) -> Vec<Finding> {
         let follows_events = self.decider.policy().prefix.reads_events();
         let snapshot = self.pool.snapshot();
+        self.judge_promises(&snapshot.states);
         let facts: Vec<EngineFacts> =
             snapshot.states.iter().map(|state| self.facts(state, follows_events)).collect();
         let found = findings(&facts);
@@ -70,31 +73,65 @@ impl Diagnosis {
         found
     }
 
+    /// Lets promises that are broken, or kept again, lower and raise trust, and tells of each change once.
+    fn judge_promises(&self, states: &[Arc<EndpointState>]) {
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let mut doubted = BTreeSet::new();
+        for state in states {
+            let endpoint = &state.endpoint.address;
+            let breaks = state.deliveries.breaks_promises();
+            let change = state.engine.set_delivers_less(breaks, now_ms);
+            change.tell(endpoint, &state.engine, &self.metrics.events);
+            if !breaks && !state.deliveries.is_kept() {
+                let models = state.deliveries.models().into_iter();
+                let models = models.filter(|(_, deliveries)| deliveries.breaks_promises());
+                doubted.extend(models.map(|(model, _)| (endpoint.clone(), model)));
+            }
+        }
+        let mut known = self.doubted.lock();
+        for (endpoint, model) in doubted.difference(&known) {
+            tracing::warn!(%endpoint, model, "this engine delivers less of this model than its events promise: its \
+                matches count less for such requests");
+        }
+        for (endpoint, model) in known.difference(&doubted) {
+            tracing::info!(%endpoint, model, "matches of this model aren't doubted alone any more at this engine");
+        }
+        *known = doubted;
+    }
+
     /// What is known of one engine.
     fn facts(&self, state: &EndpointState, follows_events: bool) -> EngineFacts {
         let engine = &state.engine;
         let events = engine.status(None);
+        // What deliveries did to it is no cause of theirs.
+        let by_events = engine.trust_by_events();
         let (is_connected, is_seen) = (engine.is_connected(), engine.is_seen());
         let events_block_tokens = engine.block_size_tokens();
-        let is_followed = events.trust != Trust::Blind || events.trust_reason != TrustReason::NotFollowed;
-        let is_heard = events.trust != Trust::Blind && events.batches > 0 && events_block_tokens > 0;
+        let is_followed = by_events.trust != Trust::Blind || by_events.reason != TrustReason::NotFollowed;
+        let is_heard = by_events.trust != Trust::Blind && events.batches > 0 && events_block_tokens > 0;
         let models = state.deliveries.models().into_iter().map(|(name, deliveries)| ModelFacts {
             is_adapter: self.is_adapter(state, &name),
             name: name.into(),
             window: deliveries.window(),
         });
+        let models: Vec<ModelFacts> = models.collect();
+        let more =
+            |model: &ModelFacts| model.window.by_events.lasting_error().is_some_and(|error| error > 0.0);
+        if models.iter().any(more) {
+            engine.relearning.is_worthwhile();
+        }
         EngineFacts {
             endpoint: state.endpoint.address.to_string(),
             follows_events: follows_events && is_followed,
             is_connected,
             is_seen,
             has_unsupported_groups: is_heard && !is_seen,
-            trust: events.trust,
-            trust_reason: events.trust_reason,
+            trust: by_events.trust,
+            trust_reason: by_events.reason,
             missed_batches: events.missed_batches,
             events_block_tokens,
             metrics_block_tokens: state.of_scrape(|scrape| scrape.metrics.block_size_tokens).unwrap_or(0),
-            models: models.collect(),
+            models,
         }
     }
 

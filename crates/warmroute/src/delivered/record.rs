@@ -1,5 +1,6 @@
 use std::collections::VecDeque;
 
+use super::counter_ledger::CounterInterval;
 use super::{Prediction, PredictionBasis};
 use crate::receipt::Fallback;
 
@@ -10,6 +11,9 @@ pub const WINDOW_REQUESTS: usize = 128;
 pub const BIAS_REQUESTS: usize = 20;
 /// See [`BIAS_REQUESTS`].
 pub const BIAS_LIMIT: f64 = 0.1;
+/// Promises that are broken are kept again when at most this share of the requests that tell is short by more than
+/// [`BIAS_LIMIT`]. They are broken when half are, so a share in between changes nothing.
+pub const KEPT_AGAIN_SHARE: f64 = 0.25;
 /// Prompts of the window that the engine counted otherwise than we did: so many are no accident, since exact tokens
 /// have exactly one length.
 pub const OTHER_LENGTHS: usize = 10;
@@ -21,6 +25,8 @@ pub struct DeliveryTotals {
     pub requests: u64,
     /// Requests of which the engine didn't tell, beside those.
     pub unreported: u64,
+    /// Requests whose answers weren't seen; those that the engine's counters tell of are among `requests` too.
+    pub hidden: u64,
     /// Prompt tokens that the engine was known to hold.
     pub predicted_tokens: u64,
     /// Prompt tokens that it says it took from its cache.
@@ -49,6 +55,7 @@ pub struct ModelDeliveries {
     /// Since the endpoint is in the pool.
     pub totals: DeliveryTotals,
     newest: VecDeque<Compared>,
+    promises_tell: bool,
     breaks_promises: bool,
 }
 
@@ -82,6 +89,8 @@ pub struct Telling {
     pub requests: usize,
     /// Of those: something was predicted, and as much was delivered.
     pub right: usize,
+    /// Of those: less was delivered, by more than [`BIAS_LIMIT`] of what was predicted.
+    pub short: usize,
     /// Tokens predicted.
     pub predicted_tokens: u64,
     /// Tokens delivered.
@@ -136,19 +145,78 @@ impl ModelDeliveries {
             }
             Some(_) => {}
         }
+        self.push(compared);
+        if prediction.basis == PredictionBasis::Events {
+            self.judge();
+        }
+    }
+
+    /// Counts a finished request whose answer wasn't seen. What was delivered may come from the engine's counters; that
+    /// a request couldn't be matched at all shows without.
+    pub(super) fn add_hidden(&mut self, prediction: &Prediction) {
+        self.totals.hidden += 1;
+        if matches!(prediction.basis, PredictionBasis::Unseen | PredictionBasis::NoTokens) {
+            self.push(Compared::of(prediction, None, None));
+        }
+    }
+
+    /// Counts the requests of an interval, of which sums are known: each counts as their mean.
+    pub(super) fn add_interval(&mut self, interval: &CounterInterval) {
+        let CounterInterval { requests, predicted_tokens, expected_tokens, delivered_tokens, .. } = *interval;
+        let totals = &mut self.totals;
+        totals.requests += requests;
+        totals.predicted_tokens += predicted_tokens;
+        totals.delivered_tokens += delivered_tokens;
+        totals.over_tokens += predicted_tokens.saturating_sub(delivered_tokens);
+        totals.under_tokens += delivered_tokens.saturating_sub(expected_tokens);
+        let mean = |tokens: u64| u32::try_from(tokens / requests.max(1)).unwrap_or(u32::MAX);
+        let compared = Compared {
+            basis: interval.basis,
+            predicted_tokens: mean(predicted_tokens),
+            expected_tokens: mean(expected_tokens),
+            delivered_tokens: Some(mean(delivered_tokens)),
+            ..Compared::default()
+        };
+        for _ in 0..requests.min(WINDOW_REQUESTS as u64) {
+            self.push(compared);
+        }
+        if interval.basis == PredictionBasis::Events {
+            self.judge();
+        }
+    }
+
+    fn push(&mut self, compared: Compared) {
         if self.newest.len() == WINDOW_REQUESTS {
             self.newest.pop_front();
         }
         self.newest.push_back(compared);
-        if prediction.basis == PredictionBasis::Events {
-            let error = Telling::of(self.of(PredictionBasis::Events)).lasting_error();
-            self.breaks_promises = error.is_some_and(|error| error < 0.0);
-        }
     }
 
-    /// Whether the engine lastingly delivers less than its events promise.
-    pub(super) fn breaks_promises(&self) -> bool {
+    /// Judges whether promises are broken, by the newest requests.
+    fn judge(&mut self) {
+        let telling = Telling::of(self.of(PredictionBasis::Events));
+        let has_enough = telling.requests >= BIAS_REQUESTS;
+        let is_short = telling.lasting_error().is_some_and(|error| error < 0.0);
+        let is_kept = telling.short as f64 <= KEPT_AGAIN_SHARE * telling.requests as f64;
+        (self.promises_tell, self.breaks_promises) =
+            (has_enough, has_enough && (is_short || (self.breaks_promises && !is_kept)));
+    }
+
+    /// Forgets the newest requests: they say nothing of the view that the engine has now.
+    pub(super) fn forget_newest(&mut self) {
+        self.newest.clear();
+        (self.promises_tell, self.breaks_promises) = (false, false);
+    }
+
+    /// Whether the engine lastingly delivers less of this model than its events promise. Once it does, it goes on until
+    /// most promises are kept again: see [`KEPT_AGAIN_SHARE`].
+    pub fn breaks_promises(&self) -> bool {
         self.breaks_promises
+    }
+
+    /// Whether enough requests tell whether it does.
+    pub(super) fn promises_tell(&self) -> bool {
+        self.promises_tell
     }
 
     fn of(&self, basis: PredictionBasis) -> impl Iterator<Item = &Compared> {
@@ -198,6 +266,7 @@ impl Telling {
             errors.push(error);
             telling.requests += 1;
             telling.right += usize::from(compared.predicted_tokens > 0 && error == 0.0);
+            telling.short += usize::from(error < -BIAS_LIMIT);
             telling.predicted_tokens += u64::from(compared.predicted_tokens);
             telling.delivered_tokens += u64::from(compared.delivered_tokens.unwrap_or(0));
         }

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use warmroute_kv_events::{
     ApplyFacts, DecodeLimits, EngineFeed, EventBatch, FeedBatch, FeedEvent, FeedSettings, FeedSink, KvEvent,
-    LiveMessage, ReplayOrder, Trust, TrustReason, TrustState, batch_time, decode_batch,
+    LiveMessage, ReplayOrder, Trust, TrustState, batch_time, decode_batch,
 };
 use warmroute_kv_index::{Applied, EngineView, Tier};
 
 use super::replayer::ReplayedBatches;
 use super::state::EngineState;
+use super::trust_change::shown;
 use crate::metrics::Metrics;
 use crate::prompt::AdapterNames;
 
@@ -110,45 +111,21 @@ impl FollowedEngine {
         if self.told == now {
             return;
         }
-        let before = std::mem::replace(&mut self.told, now);
-        let ViewSink { endpoint, view, state, metrics, .. } = &self.sink;
-        state.set_trust(now);
+        self.told = now;
+        let ViewSink { endpoint, state, metrics, .. } = &self.sink;
+        let change = state.set_trust(now);
         if now.trust <= Trust::Partial {
             state.nothing_is_missing();
         }
-        metrics.events.show_trust(endpoint, shown(before), shown(now));
-        if before.trust != now.trust {
-            tell_trust(endpoint, before, now, view.held_blocks());
-        }
+        change.tell(endpoint, state, &metrics.events);
     }
 }
 
 impl Drop for FollowedEngine {
     fn drop(&mut self) {
-        let ViewSink { endpoint, metrics, .. } = &self.sink;
-        metrics.events.show_trust(endpoint, shown(self.told), None);
+        let ViewSink { endpoint, metrics, state, .. } = &self.sink;
+        metrics.events.show_trust(endpoint, shown(state.end_trust()), None);
         self.sink.tell_offloaded([0; 3]);
-    }
-}
-
-/// What the metric shows: nothing of an engine that nobody wants to follow.
-fn shown(state: TrustState) -> Option<Trust> {
-    (state.reason != TrustReason::NotFollowed).then_some(state.trust)
-}
-
-fn tell_trust(endpoint: &str, before: TrustState, now: TrustState, blocks: usize) {
-    let (was, trust, reason) = (before.trust.as_str(), now.trust.as_str(), now.reason.as_str());
-    if now.trust > before.trust {
-        tracing::warn!(
-            endpoint,
-            was,
-            trust,
-            reason,
-            blocks,
-            "the view of this engine's KV cache is trusted less"
-        );
-    } else {
-        tracing::info!(endpoint, was, trust, reason, blocks, "trust in the view of this engine's KV cache");
     }
 }
 
@@ -176,6 +153,7 @@ impl FeedSink<Bytes> for ViewSink {
 
     fn start_generation(&mut self) {
         self.view.clear();
+        self.state.begin_generation();
         self.state.nothing_is_missing();
         self.state.set_blocks(0);
         self.tell_offloaded([0; 3]);
@@ -251,11 +229,18 @@ impl ViewSink {
         index.evictions.inc_by(applied.removed_blocks);
         events.removals_forwarded.inc_by(applied.removed_blocks);
         events.removals_suppressed.inc_by(applied.removed_copies);
+        if applied.unknown_parents > 0 {
+            self.state.relearning.is_worthwhile();
+        }
+        if applied.cleared > 0 {
+            self.state.begin_generation();
+        }
         self.state.count_skipped(not_applied);
         self.state.count_batch(seq);
         self.state.set_blocks(self.view.held_blocks() as u64);
         self.tell_offloaded(Tier::OFFLOADED.map(|tier| self.view.held_blocks_in(tier) as u64));
         self.state.set_unsupported(self.view.is_unsupported());
+        self.state.set_several_groups(self.view.has_several_groups());
         applied.facts()
     }
 }

@@ -8,6 +8,9 @@ use serde::Serialize;
 use warmroute_kv_events::{Trust, TrustReason, TrustState};
 use warmroute_kv_index::EngineSlot;
 
+use super::relearning::Relearning;
+use super::trust_change::TrustChange;
+
 /// Written by the engine's subscription and shard, read by everyone.
 #[derive(Debug, Default)]
 pub struct EngineState {
@@ -28,10 +31,35 @@ pub struct EngineState {
     /// In the order of [`Tier::OFFLOADED`](warmroute_kv_index::Tier::OFFLOADED).
     offloaded: [AtomicU64; 3],
     unsupported: AtomicBool,
+    several_groups: AtomicBool,
     last_seq_plus_one: AtomicU64,
     /// Position in [`Trust::ALL`], counted from the end, for decisions.
     trust_from_worst: AtomicU8,
-    trust: Mutex<TrustState>,
+    trust: Mutex<TrustFacts>,
+    generation: AtomicU64,
+    /// When requests ask it to announce again what they hit.
+    pub relearning: Relearning,
+}
+
+/// What trust in an engine's view follows from.
+#[derive(Debug, Default)]
+struct TrustFacts {
+    by_events: TrustState,
+    /// Since when it delivers less than its events promise, if it does.
+    delivers_less_since_ms: Option<u64>,
+    /// Nothing of it is told any more.
+    is_over: bool,
+}
+
+impl TrustFacts {
+    fn in_effect(&self) -> TrustState {
+        match self.delivers_less_since_ms {
+            Some(since_ms) if self.by_events.trust <= Trust::Partial => {
+                TrustState { trust: Trust::Doubtful, reason: TrustReason::DeliversLess, since_ms }
+            }
+            _ => self.by_events,
+        }
+    }
 }
 
 /// The same at one moment, for the status page.
@@ -101,14 +129,61 @@ impl EngineState {
 
     /// The same with its reason, and since when.
     pub fn trust_state(&self) -> TrustState {
-        *self.trust.lock()
+        self.trust.lock().in_effect()
     }
 
-    /// Says how far the view can be trusted.
-    pub fn set_trust(&self, trust: TrustState) {
-        let from_worst = Trust::ALL.iter().rev().position(|known| *known == trust.trust).unwrap_or(0);
-        *self.trust.lock() = trust;
+    /// How far the view could be trusted if deliveries were as promised.
+    pub fn trust_by_events(&self) -> TrustState {
+        self.trust.lock().by_events
+    }
+
+    /// Says how far the view can be trusted by its events.
+    pub fn set_trust(&self, trust: TrustState) -> TrustChange {
+        self.change_trust(|facts| facts.by_events = trust)
+    }
+
+    /// Says whether the engine lastingly delivers less than its events promise. `now_ms` is Unix time.
+    pub fn set_delivers_less(&self, delivers_less: bool, now_ms: u64) -> TrustChange {
+        self.change_trust(|facts| match (delivers_less, facts.delivers_less_since_ms) {
+            (true, None) => facts.delivers_less_since_ms = Some(now_ms),
+            (false, _) => facts.delivers_less_since_ms = None,
+            (true, Some(_)) => {}
+        })
+    }
+
+    /// Ends the telling of trust: what comes later changes nothing. Returns the last one.
+    pub(super) fn end_trust(&self) -> TrustState {
+        let mut facts = self.trust.lock();
+        facts.is_over = true;
+        facts.in_effect()
+    }
+
+    fn change_trust(&self, change: impl FnOnce(&mut TrustFacts)) -> TrustChange {
+        let mut facts = self.trust.lock();
+        let before = facts.in_effect();
+        if !facts.is_over {
+            change(&mut facts);
+        }
+        let now = facts.in_effect();
+        let from_worst = Trust::ALL.iter().rev().position(|known| *known == now.trust).unwrap_or(0);
         self.trust_from_worst.store(from_worst as u8, Ordering::Relaxed);
+        TrustChange { before, now }
+    }
+
+    /// How often the view began anew: evidence about an earlier one says nothing of this one.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// The view begins anew, because the engine did or nothing of it can be relied on.
+    pub fn begin_generation(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        self.relearning.is_worthwhile();
+    }
+
+    /// Blocks that the engine is known to hold.
+    pub fn blocks(&self) -> u64 {
+        self.blocks.load(Ordering::Relaxed)
     }
 
     /// For the status page; `block_size_tokens` is the one that decisions use.
@@ -139,6 +214,28 @@ impl EngineState {
             && self.batches.load(Ordering::Relaxed) > 0
             && self.block_size_tokens() > 0
             && !self.unsupported.load(Ordering::Relaxed)
+    }
+
+    /// Whether the engine may hold blocks that were stored before anybody listened, and tells of those that can be
+    /// matched when it is asked. Not one with several KV cache groups: it would announce blocks that it doesn't hold.
+    pub fn may_hold_unknown(&self) -> bool {
+        use TrustReason::{
+            BufferOverflowed, JoinedLate, NothingHeard, ReplayFailed, RestartSeenLate, UnknownParents,
+            UnknownRemovals,
+        };
+        let began_late = matches!(
+            self.trust_by_events().reason,
+            BufferOverflowed
+                | JoinedLate
+                | NothingHeard
+                | ReplayFailed
+                | RestartSeenLate
+                | UnknownParents
+                | UnknownRemovals
+        );
+        let has_one_group =
+            !self.unsupported.load(Ordering::Relaxed) && !self.several_groups.load(Ordering::Relaxed);
+        began_late && has_one_group
     }
 
     /// Whether the engine's events arrive.
@@ -211,6 +308,11 @@ impl EngineState {
 
     pub(super) fn set_unsupported(&self, unsupported: bool) {
         self.unsupported.store(unsupported, Ordering::Relaxed);
+    }
+
+    /// The engine has announced several KV cache groups, or one.
+    pub(super) fn set_several_groups(&self, several: bool) {
+        self.several_groups.store(several, Ordering::Relaxed);
     }
 
     pub(super) fn set_blocks(&self, blocks: u64) {

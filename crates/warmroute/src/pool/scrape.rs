@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use warmroute_plugin::{AdapterState, EndpointMetrics};
 
+use crate::delivered::PrefixCounters;
+
 /// The last good scrape of an endpoint. Immutable; the next one replaces it.
 #[derive(Clone, Debug)]
 pub struct Scrape {
@@ -18,6 +20,8 @@ pub struct Scrape {
     pub engine: Arc<str>,
     /// LoRA adapters; None if the engine tells nothing of them.
     pub adapters: Option<Arc<Adapters>>,
+    /// What the engine counts of its prefix cache; None if it doesn't tell.
+    pub prefix_counters: Option<PrefixCounters>,
     /// Keys of the custom metrics, the same for all endpoints.
     pub attribute_keys: Arc<[String]>,
     /// Their values, in the order of the keys; None where the engine has none.
@@ -28,7 +32,16 @@ impl Scrape {
     /// A scrape of nothing but load and cache.
     pub fn new(metrics: EndpointMetrics, at: Instant) -> Self {
         let (engine, attribute_keys) = (Arc::default(), Arc::default());
-        Self { metrics, at, next_at: at, engine, adapters: None, attribute_keys, attributes: Box::default() }
+        Self {
+            metrics,
+            at,
+            next_at: at,
+            engine,
+            adapters: None,
+            prefix_counters: None,
+            attribute_keys,
+            attributes: Box::default(),
+        }
     }
 
     /// The same scrape, one of those that are made at an interval.

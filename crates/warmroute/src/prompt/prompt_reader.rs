@@ -229,6 +229,7 @@ impl Work {
         let read = ReadRequest {
             model: model.to_owned(),
             model_range: request.model_range.clone(),
+            takes_engine_arguments: matches!(api, Api::Completions | Api::ChatCompletions),
             target_model: wanted.target_model.clone(),
             stream: request.stream,
             max_tokens: request.max_tokens,

@@ -7,6 +7,7 @@ use warmroute_config::{EngineMetricsSpec, MetricSpec, RankSeries};
 use warmroute_plugin::EndpointMetrics;
 
 use super::exposition::{NameTable, Sample, unescaped};
+use crate::delivered::PrefixCounters;
 use crate::pool::{Adapters, Scrape};
 
 /// Data-parallel ranks of one page that are told apart; further ones count as none.
@@ -48,6 +49,8 @@ enum Meaning {
     CacheInfo,
     BlockSize,
     NumBlocks,
+    QueriedTokens,
+    HitTokens,
     /// The attribute with this number.
     Attribute(usize),
 }
@@ -55,6 +58,16 @@ enum Meaning {
 impl Meaning {
     fn is_load(self) -> bool {
         matches!(self, Self::Waiting | Self::Running | Self::KvUsage)
+    }
+
+    /// Whether all series of the page count, added up.
+    fn is_counter(self) -> bool {
+        matches!(self, Self::QueriedTokens | Self::HitTokens)
+    }
+
+    /// Whether nothing is missed where it is missing.
+    fn is_optional(self) -> bool {
+        self == Self::Adapters || self.is_counter()
     }
 }
 
@@ -100,7 +113,7 @@ impl PageReader {
         });
         let metrics =
             metrics.chain(custom).map(|(meaning, metric)| Wanted { meaning, metric: metric.clone() });
-        let metrics: Vec<Wanted> = metrics.collect();
+        let metrics: Vec<Wanted> = metrics.chain(prefix_counters(spec)).collect();
         let mut names: Vec<String> = Vec::new();
         let mut by_name: Vec<Vec<usize>> = Vec::new();
         for (at, wanted) in metrics.iter().enumerate() {
@@ -145,7 +158,7 @@ impl PageReader {
             }
         }
         let lacks = |(wanted, series): &(&Wanted, &Series<'_>)| {
-            series.ranks.is_empty() && wanted.meaning != Meaning::Adapters
+            series.ranks.is_empty() && !wanted.meaning.is_optional()
         };
         let missing = self.metrics.iter().zip(&found).filter(lacks);
         let missing = missing.map(|(wanted, _)| wanted.metric.to_string()).collect();
@@ -173,6 +186,7 @@ impl PageReader {
         }
         let (rank, order) = match wanted.meaning {
             Meaning::Adapters => ("", sample.value),
+            meaning if meaning.is_counter() => (sample.labels, sample.timestamp),
             meaning if meaning.is_load() && self.ranks == RankSeries::Combined => {
                 let rank = RANK_LABELS.iter().find_map(|label| sample.label(label));
                 (rank.unwrap_or_default(), sample.timestamp)
@@ -191,6 +205,7 @@ impl PageReader {
             _ => vec![None; self.attribute_keys.len()].into(),
         };
         let mut adapters = None;
+        let (mut queried, mut hit) = (None, None);
         for (wanted, series) in self.metrics.iter().zip(found) {
             let Some(best) = series.ranks.first() else { continue };
             match wanted.meaning {
@@ -202,10 +217,23 @@ impl PageReader {
                 Meaning::Attribute(at) => attributes[at] = Some(best.sample.value),
                 Meaning::Adapters => adapters = Some(adapters_of(&best.sample, previous)),
                 Meaning::CacheInfo => self.read_cache_info(&best.sample, &mut metrics),
+                Meaning::QueriedTokens => queried = Some(series.sum() as u64),
+                Meaning::HitTokens => hit = Some(series.sum() as u64),
             }
         }
-        let (engine, attribute_keys) = (self.engine.clone(), self.attribute_keys.clone());
-        Scrape { metrics, at, next_at: at, engine, adapters, attribute_keys, attributes }
+        let counters = queried
+            .zip(hit)
+            .map(|(queried_tokens, hit_tokens)| PrefixCounters { queried_tokens, hit_tokens });
+        Scrape {
+            metrics,
+            at,
+            next_at: at,
+            engine: self.engine.clone(),
+            adapters,
+            prefix_counters: counters,
+            attribute_keys: self.attribute_keys.clone(),
+            attributes,
+        }
     }
 
     fn read_cache_info(&self, sample: &Sample<'_>, metrics: &mut EndpointMetrics) {
@@ -213,6 +241,20 @@ impl PageReader {
         metrics.block_size_tokens = whole(&self.cache_labels.0).unwrap_or(0);
         metrics.num_gpu_blocks = whole(&self.cache_labels.1).unwrap_or(0);
     }
+}
+
+/// The counters of the engine's prefix cache, of engines that are known to have them by how they name their metrics:
+/// vLLM's (`vllm/v1/metrics/loggers.py`) and SGLang's (`python/sglang/srt/metrics/collector.py`).
+fn prefix_counters(spec: &EngineMetricsSpec) -> impl Iterator<Item = Wanted> + use<> {
+    let names = match spec.queued_requests.as_ref().and_then(|metric| metric.name.split_once(':')) {
+        Some(("vllm", _)) => Some(["vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total"]),
+        Some(("sglang", _)) => Some(["sglang:prompt_tokens_total", "sglang:cached_tokens_total"]),
+        _ => None,
+    };
+    let meanings = [Meaning::QueriedTokens, Meaning::HitTokens];
+    let wanted =
+        |(meaning, name): (Meaning, &str)| Some(Wanted { meaning, metric: MetricSpec::parse(name).ok()? });
+    names.into_iter().flat_map(move |names| meanings.into_iter().zip(names)).filter_map(wanted)
 }
 
 /// The series of one metric that count: one per rank.

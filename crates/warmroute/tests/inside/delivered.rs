@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use warmroute::delivered::{Cause, Diagnosis, Finding};
 use warmroute::prompt::AdapterNames;
+use warmroute::receipt::Fallback;
 use warmroute_ext_proc::{EndpointPicker, HeaderList, HttpRequest, StreamEnd, StreamLease};
-use warmroute_kv_events::{Trust, TrustState};
+use warmroute_kv_events::{Trust, TrustReason, TrustState};
 use warmroute_plugin::EndpointMetrics;
 
 use crate::fixture::{BLOCK_TOKENS, Fixture, PREFIX_ONLY, completion};
@@ -118,6 +119,54 @@ async fn predicted_hits_that_are_not_delivered_are_other_tokens_and_spoil_the_pr
 }
 
 #[tokio::test]
+async fn an_engine_that_lastingly_delivers_less_is_doubtful_until_its_promises_are_kept() {
+    let fixture = pool();
+    let diagnosis = diagnosis(&fixture, &Arc::default());
+    let engine = fixture.pool.snapshot().states[1].engine.clone();
+    let shown = |trust: &str| {
+        let page = fixture.metrics.page().unwrap();
+        let labels = format!("{{pod_identifier=\"{}\",trust=\"{trust}\"}}", fixture.address(1));
+        page.contains(&format!("warmroute_engine_trust{labels} 1"))
+    };
+    let note = || {
+        let receipt = fixture.receipts.find("last").unwrap();
+        let line = receipt.candidates.iter().find(|line| *line.endpoint == *fixture.address(1)).unwrap();
+        let is_told = receipt.fallbacks.iter().any(|note| note.kind == Fallback::DeliversLess);
+        (line.trust.map(|note| note.reason), is_told)
+    };
+    diagnosis.refresh();
+    assert!(shown("exact") && engine.trust() == Trust::Exact);
+    for _ in 0..REQUESTS {
+        ask(&fixture, completion(&prompt()), &usage(129, 0)).await;
+    }
+    // Requests for the model see it at once, the engine's view as a whole with the next diagnosis.
+    assert_eq!(note(), (Some(TrustReason::DeliversLess), true));
+    let found = diagnosis.refresh();
+    assert_eq!(causes(&found), [Cause::TokensDiffer], "the doubt is no cause of what caused it");
+    let state = engine.trust_state();
+    assert_eq!((state.trust, state.reason), (Trust::Doubtful, TrustReason::DeliversLess));
+    assert!(shown("doubtful") && !shown("exact"));
+    // Half of what is matched counts.
+    let last = fixture.receipts.find("last").unwrap();
+    let line = last.candidates.iter().find(|line| *line.endpoint == *fixture.address(1)).unwrap();
+    assert_eq!((line.known_blocks, line.scores[0].score), (8, 0.5));
+
+    for _ in 0..REQUESTS {
+        ask(&fixture, completion(&prompt()), &usage(129, 128)).await;
+    }
+    assert_eq!(
+        note(),
+        (Some(TrustReason::DeliversLess), true),
+        "told by the engine's state, until it is looked at"
+    );
+    assert_eq!(diagnosis.refresh(), []);
+    assert_eq!(engine.trust_state().reason, TrustReason::FollowedFromStart);
+    ask(&fixture, completion(&prompt()), &usage(129, 128)).await;
+    assert_eq!(note(), (None, false));
+    assert!(shown("exact") && !shown("doubtful"));
+}
+
+#[tokio::test]
 async fn hits_that_nobody_predicted_are_other_tokens() {
     let fixture = Fixture::new(PREFIX_ONLY, 1);
     // What the engine says it stores isn't what the picker makes of the prompts.
@@ -175,6 +224,12 @@ async fn an_adapter_alone_that_is_off_is_named() {
     }
     let found = findings(&fixture);
     assert_eq!((causes(&found), found[0].model.as_str()), (vec![Cause::Adapter], "tuned"));
+    // Its matches are doubted, the view isn't.
+    let trust_of_last = || fixture.receipts.find("last").unwrap().candidates[0].trust.map(|note| note.reason);
+    assert_eq!(trust_of_last(), Some(TrustReason::DeliversLess));
+    ask(&fixture, completion(&prompt()), &usage(129, 128)).await;
+    assert_eq!(trust_of_last(), None);
+    assert_eq!(fixture.pool.snapshot().states[1].engine.trust(), Trust::Exact);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use warmroute::tasks::Tasks;
 use warmroute::telemetry::Telemetry;
 use warmroute_ext_proc::{HeaderList, HttpRequest};
 use warmroute_kv_events::{
-    BlocksStored, EngineHash, EventBatch, KvEvent, Medium, SkippedEvents, Trust, TrustState,
+    BlocksStored, EngineHash, EventBatch, KvEvent, Medium, SkippedEvents, Trust, TrustReason, TrustState,
 };
 use warmroute_kv_index::{EngineView, IndexLimits, KvIndex};
 use warmroute_plugin::{EndpointMetrics, InFlight, Registry};
@@ -80,6 +80,8 @@ pub(crate) struct Fixture {
     pub(crate) decider: Arc<Decider>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tasks: Tasks,
+    pub(crate) index: Arc<KvIndex>,
+    pub(crate) expectations: Arc<Expectations>,
     engines: Vec<parking_lot::Mutex<Option<EngineView>>>,
 }
 
@@ -129,8 +131,14 @@ impl Fixture {
         let receipts = Arc::new(ReceiptRing::new(16));
         let expectations = Arc::new(Expectations::new(index.clone()));
         let stale_after = Duration::from_secs(3600);
-        let decider =
-            Decider::new(pool.clone(), policy, index.clone(), expectations, stale_after, metrics.clone());
+        let decider = Decider::new(
+            pool.clone(),
+            policy,
+            index.clone(),
+            expectations.clone(),
+            stale_after,
+            metrics.clone(),
+        );
         let decider = Arc::new(decider.timing_every(1));
         let reader =
             PromptReader::with_source(tokens, Arc::new(AdapterNames::default()), 2, Duration::from_secs(5));
@@ -147,7 +155,7 @@ impl Fixture {
             parking_lot::Mutex::new(Some(view))
         });
         let engines = engines.collect();
-        Self { picker, pool, receipts, decider, metrics, tasks, engines }
+        Self { picker, pool, receipts, decider, metrics, tasks, index, expectations, engines }
     }
 
     pub(crate) fn address(&self, at: usize) -> String {
@@ -157,8 +165,10 @@ impl Fixture {
     /// The engine tells that it holds these tokens' blocks.
     pub(crate) fn announce(&self, at: usize, tokens: &[u32]) {
         let blocks = tokens.len() as u64 / u64::from(BLOCK_TOKENS);
+        // Other blocks have other hashes.
+        let first_hash = (u64::from(tokens[0]) << 20) + 1000 * (at as u64 + 1);
         let stored = BlocksStored {
-            hashes: (0..blocks).map(|block| EngineHash::from_u64(block + 1000 * (at as u64 + 1))).collect(),
+            hashes: (0..blocks).map(|block| EngineHash::from_u64(first_hash + block)).collect(),
             parent: None,
             token_ids: tokens.to_vec(),
             block_size_tokens: BLOCK_TOKENS,
@@ -185,8 +195,16 @@ impl Fixture {
         // Engines tell their block size in metrics too; here every one has the same.
         for state in &self.pool.snapshot().states {
             state.scraped(EndpointMetrics::default().with_cache(BLOCK_TOKENS, 1000), Instant::now());
-            state.engine.set_trust(TrustState { trust: Trust::Exact, ..TrustState::default() });
+            let reason = TrustReason::FollowedFromStart;
+            let change = state.engine.set_trust(TrustState { trust: Trust::Exact, reason, since_ms: 0 });
+            change.tell(&state.endpoint.address, &state.engine, &self.metrics.events);
         }
+    }
+
+    /// The engine starts anew: nothing that it held is there any more.
+    pub(crate) fn restart(&self, at: usize) {
+        self.engines[at].lock().as_mut().unwrap().clear();
+        self.pool.snapshot().states[at].engine.begin_generation();
     }
 
     /// The endpoint leaves the pool, and its engine the index.

@@ -66,6 +66,28 @@ fn reads_recorded_pages_of_vllm() {
     assert!(content.missing.is_empty() && content.scrape.adapters.is_none());
     let idle = read("vllm", &recorded("vllm/metrics/vllm-metrics-idle.txt"));
     assert_eq!(numbers(&idle.scrape.metrics), (0, 0, 0.0, 32, 32));
+    assert_eq!(idle.scrape.prefix_counters, Some(PrefixCounters::default()));
+}
+
+#[test]
+fn counters_of_the_prefix_cache_are_added_up_over_ranks_and_tiers() {
+    let vllm = "vllm:num_requests_running{engine=\"0\"} 1\n\
+                vllm:prefix_cache_queries_total{engine=\"0\",model_name=\"m\"} 1.29e+02\n\
+                vllm:prefix_cache_queries_total{engine=\"1\",model_name=\"m\"} 71\n\
+                vllm:prefix_cache_queries_created{engine=\"0\"} 1.79e+09\n\
+                vllm:prefix_cache_hits_total{engine=\"0\",model_name=\"m\"} 64\n";
+    let counted = read("vllm", vllm).scrape.prefix_counters;
+    assert_eq!(counted, Some(PrefixCounters { queried_tokens: 200, hit_tokens: 64 }));
+    let sglang = "sglang:num_running_reqs 1\n\
+                  sglang:prompt_tokens_total{is_streaming=\"true\"} 100\n\
+                  sglang:cached_tokens_total{cache_source=\"device\"} 40\n\
+                  sglang:cached_tokens_total{cache_source=\"host\"} 8\n";
+    let counted = read("sglang", sglang).scrape.prefix_counters;
+    assert_eq!(counted, Some(PrefixCounters { queried_tokens: 100, hit_tokens: 48 }));
+    // One without the other says nothing, and neither is missed.
+    let half = read("vllm", "vllm:num_requests_running 1\nvllm:prefix_cache_hits_total 5\n");
+    assert_eq!(half.scrape.prefix_counters, None);
+    assert!(!half.missing.iter().any(|name| name.contains("prefix_cache")), "{:?}", half.missing);
 }
 
 #[test]
