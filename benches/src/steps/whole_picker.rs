@@ -100,11 +100,8 @@ impl WholePicker {
 /// Fresh metrics and a place in the index for every endpoint.
 fn pool(filled: &Filled) -> anyhow::Result<Arc<Pool>> {
     let pool = Pool::new("bench");
-    let spec = |number: usize| EndpointSpec {
-        name: format!("engine-{number}"),
-        host: format!("10.0.0.{}", number + 1),
-        port: 8000,
-    };
+    let spec =
+        |number: usize| EndpointSpec::new(format!("engine-{number}"), format!("10.0.0.{}", number + 1), 8000);
     let specs: Vec<EndpointSpec> = (0..ENDPOINTS).map(spec).collect();
     pool.update(&specs);
     for (state, view) in pool.snapshot().states.iter().zip(&filled.views) {

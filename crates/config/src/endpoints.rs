@@ -16,6 +16,8 @@ const MAX_NAME_BYTES: usize = 253;
 /// Longest part of a DNS name between two dots (RFC 1035, §2.3.4).
 const MAX_DNS_LABEL_BYTES: usize = 63;
 const DEFAULT_NAMESPACE: &str = "default";
+/// More data-parallel ranks than anybody has.
+pub const MAX_RANKS: u16 = 1024;
 
 /// An endpoint in an endpoints file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,13 +33,20 @@ pub struct ListedEndpoint {
     pub port: u16,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Data-parallel ranks behind the address, at least 1; None if the file doesn't say.
+    pub data_parallel_size: Option<u16>,
+    /// The data-parallel rank that has the address to itself.
+    pub data_parallel_rank: Option<u16>,
+    /// Whether requests may be pinned to a rank by a header; None if the file doesn't say.
+    pub data_parallel_pinning: Option<bool>,
 }
 
-/// Reads an endpoints file, YAML or JSON: `endpoints`, a list of `name`, `namespace`, `address`, `port` and `labels`.
+/// Reads an endpoints file, YAML or JSON: `endpoints`, a list of `name`, `namespace`, `address`, `port`, `labels`, and
+/// `dataParallelSize`, `dataParallelRank` and `dataParallelPinning`.
 /// `name` is what to call the file in errors, usually its path.
 ///
 /// The format is that of `pkg/epp/framework/plugins/datalayer/discovery/file` in github.com/llm-d/llm-d-router, where
-/// addresses are IPv4 only and unknown fields are ignored. Here addresses may be IPv6 too, and DNS names; ports and
+/// addresses are IPv4 only and unknown fields are ignored. The last three are not there. Here addresses may be IPv6 too, and DNS names; ports and
 /// labels may be numbers without quotes; names and addresses that appear twice are mistakes.
 ///
 /// # Errors
@@ -88,6 +97,7 @@ fn endpoint(node: &Node, seen: &mut Seen, mistakes: &mut Mistakes) -> Option<Lis
     let address = fields.required_text("address", mistakes);
     let port = fields.required("port", mistakes).and_then(|node| port(node, mistakes));
     let labels = fields.node("labels").map_or_else(BTreeMap::new, |node| labels(node, mistakes));
+    let ranks = RankFields::read(&mut fields, mistakes);
     fields.finish(mistakes);
     for (what, text) in [("name", name), ("namespace", namespace)] {
         if let Some((text, place)) = text {
@@ -112,7 +122,41 @@ fn endpoint(node: &Node, seen: &mut Seen, mistakes: &mut Mistakes) -> Option<Lis
         mistakes.hinted(*place, message, format!("the other begins in line {}", first.line));
     }
     let ((name, _), (address, _), port) = (name?, address?, port?);
-    Some(ListedEndpoint { name: name.to_owned(), namespace: namespace.to_owned(), address, port, labels })
+    Some(ListedEndpoint {
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+        address,
+        port,
+        labels,
+        data_parallel_size: ranks.size,
+        data_parallel_rank: ranks.rank,
+        data_parallel_pinning: ranks.pinning,
+    })
+}
+
+/// What an endpoint says of data-parallel ranks.
+struct RankFields {
+    size: Option<u16>,
+    rank: Option<u16>,
+    pinning: Option<bool>,
+}
+
+impl RankFields {
+    fn read(fields: &mut Fields<'_>, mistakes: &mut Mistakes) -> Self {
+        let mut whole = |name, range| fields.whole(name, range, mistakes);
+        let size = whole("dataParallelSize", 1..=u64::from(MAX_RANKS));
+        let rank = whole("dataParallelRank", 0..=u64::from(MAX_RANKS - 1));
+        let pinning = fields.boolean("dataParallelPinning", mistakes).map(|(pinning, _)| pinning);
+        if let (Some(_), Some((_, place))) = (size, rank) {
+            mistakes.hinted(
+                place,
+                "an endpoint has either dataParallelRank or dataParallelSize",
+                "dataParallelRank is for a rank with a port of its own, dataParallelSize for ranks that share one port",
+            );
+        }
+        let short = |given: Option<(u64, Place)>| given.and_then(|(number, _)| u16::try_from(number).ok());
+        Self { size: short(size), rank: short(rank), pinning }
+    }
 }
 
 /// Names appear in logs, receipts and metrics, and are put together with a slash.

@@ -40,7 +40,7 @@ pub use checked::{
     CheckedConfig, FileDiscoverySpec, HttpSourceSpec, Parser, PluginRef, PluginSpec, ProfileSpec,
     SessionIdProducerSpec, SessionIdSource, SourceTlsSpec,
 };
-pub use endpoints::{ListedEndpoint, read_endpoints};
+pub use endpoints::{ListedEndpoint, MAX_RANKS, read_endpoints};
 pub use engine_metrics::{
     CustomMetricSpec, EngineMetricsSpec, MetricSpec, MetricSpecError, MetricsExtractorSpec, OLD_ENGINE_LABEL,
     RankSeries,

@@ -74,7 +74,7 @@ pub struct PrecisePrefixSpec {
     pub concurrency: u32,
     /// Port of the engines' event socket at their own host, for rank 0; `None` if the file doesn't say.
     pub socket_port: Option<u16>,
-    /// Port of the engines' replay socket at their own host; `None` if there is none.
+    /// Port of the engines' replay socket at their own host, for rank 0; 0 for no replays, `None` if the file doesn't say.
     pub replay_socket_port: Option<u16>,
     /// How much a matched block counts of an engine that has lost events since, 0 to 1.
     pub doubtful_match_weight: f64,

@@ -109,7 +109,7 @@ fn prefix_producer(producer: &PrefixProducerSpec) -> String {
                 false => String::new(),
             };
             let port = spec.socket_port.map_or_else(String::new, |port| format!(" on port {port}"));
-            let replay = spec.replay_socket_port;
+            let replay = spec.replay_socket_port.filter(|port| *port != 0);
             let replay =
                 replay.map_or_else(String::new, |port| format!(", lost ones by replay on port {port}"));
             let topic = match spec.topic_filter.as_str() {

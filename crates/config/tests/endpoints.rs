@@ -230,3 +230,26 @@ fn what_is_no_text_or_too_much_is_refused() {
     );
     assert!(got[0].2.starts_with("an endpoint has 65 labels"), "{got:?}");
 }
+
+#[test]
+fn an_endpoint_says_which_data_parallel_ranks_it_has() {
+    let list = taken(
+        "endpoints:\n- {name: a, address: 10.0.0.1, port: 1, dataParallelSize: 2, dataParallelPinning: false}\n\
+         - {name: b, address: 10.0.0.1, port: 2, dataParallelRank: 1}\n- {name: c, address: 10.0.0.1, port: 3}\n",
+    );
+    let said: Vec<_> = list
+        .iter()
+        .map(|one| (one.data_parallel_size, one.data_parallel_rank, one.data_parallel_pinning))
+        .collect();
+    assert_eq!(said, [(Some(2), None, Some(false)), (None, Some(1), None), (None, None, None)]);
+    let one = |more: &str| {
+        let text = format!("endpoints: [{{name: a, address: 10.0.0.1, port: 1, {more}}}]");
+        refused(text.as_bytes()).remove(0).2
+    };
+    assert!(one("dataParallelSize: 0").contains("dataParallelSize"));
+    assert!(one("dataParallelRank: 1024").contains("dataParallelRank"));
+    assert!(
+        one("dataParallelSize: 2, dataParallelRank: 0")
+            .contains("either dataParallelRank or dataParallelSize")
+    );
+}

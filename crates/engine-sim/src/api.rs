@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::Json;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -28,18 +28,51 @@ use crate::words::Words;
 
 /// The largest request body accepted.
 const MAX_BODY_BYTES: usize = 64 << 20;
+/// The header that names a data-parallel rank.
+const RANK_HEADER: &str = "x-data-parallel-rank";
 
 /// What all requests to one engine share.
 pub(crate) struct ApiState {
     pub(crate) reader: PromptReader,
     pub(crate) words: Arc<Words>,
-    pub(crate) commands: mpsc::Sender<Command>,
-    pub(crate) counters: Arc<EngineCounters>,
+    /// At least one.
+    pub(crate) ranks: Vec<RankApi>,
     pub(crate) metrics_page: MetricsPage,
     pub(crate) with_details: bool,
     pub(crate) kv_event_sources: Value,
     pub(crate) next_id: AtomicU64,
     pub(crate) started_at_seconds: u64,
+}
+
+/// One rank as the API uses it.
+pub(crate) struct RankApi {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) counters: Arc<EngineCounters>,
+}
+
+impl RankApi {
+    /// As vLLM's own balancer weighs ranks (`vllm/v1/engine/core_client.py`): a waiting request counts as four running
+    /// ones.
+    fn busyness(&self) -> u64 {
+        let stats = self.counters.scheduler.lock();
+        4 * u64::from(stats.waiting_requests) + u64::from(stats.running_requests)
+    }
+}
+
+impl ApiState {
+    /// The rank that a request's header names, else the least busy.
+    fn rank(&self, headers: &HeaderMap) -> Result<&RankApi, ApiError> {
+        let Some(wanted) = headers.get(RANK_HEADER) else {
+            let least = self.ranks.iter().min_by_key(|rank| rank.busyness());
+            return least.ok_or_else(ApiError::stopped);
+        };
+        let wanted = wanted.to_str().unwrap_or_default();
+        let rank = wanted.parse().ok().and_then(|rank: usize| self.ranks.get(rank));
+        rank.ok_or_else(|| {
+            let message = format!("data_parallel_rank {wanted} is out of range [0, {}).", self.ranks.len());
+            ApiError::bad_request(message, None)
+        })
+    }
 }
 
 type Shared = State<Arc<ApiState>>;
@@ -67,17 +100,27 @@ pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-async fn completions(State(state): Shared, body: Bytes) -> Result<Response, ApiError> {
-    answer(state, Api::Completions, body).await
+async fn completions(State(state): Shared, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+    answer(state, Api::Completions, &headers, body).await
 }
 
-async fn chat_completions(State(state): Shared, body: Bytes) -> Result<Response, ApiError> {
-    answer(state, Api::ChatCompletions, body).await
+async fn chat_completions(
+    State(state): Shared,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    answer(state, Api::ChatCompletions, &headers, body).await
 }
 
-async fn answer(state: Arc<ApiState>, api: Api, body: Bytes) -> Result<Response, ApiError> {
+async fn answer(
+    state: Arc<ApiState>,
+    api: Api,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
     let request = off_thread(&state, move |state| state.reader.read(api, &body)).await??;
     let PreparedRequest { options, cache_salt, jobs } = request;
+    let commands = state.rank(headers)?.commands.clone();
     let tokens: usize = jobs.iter().map(|job| job.output_token_ids.len()).sum();
     let (sender, outputs) = mpsc::channel(tokens);
     let first_id = state.next_id.fetch_add(jobs.len() as u64, Ordering::Relaxed);
@@ -90,7 +133,7 @@ async fn answer(state: Arc<ApiState>, api: Api, body: Bytes) -> Result<Response,
             reports_hits: options.reports_hits(),
         };
         let command = Command::Submit(request, sender.clone());
-        state.commands.send(command).await.map_err(|_| ApiError::stopped())?;
+        commands.send(command).await.map_err(|_| ApiError::stopped())?;
     }
     drop(sender);
     let is_chat = api == Api::ChatCompletions;
@@ -168,7 +211,8 @@ async fn models(State(state): Shared) -> Json<Value> {
 }
 
 async fn metrics(State(state): Shared) -> Response {
-    let page = state.metrics_page.render(&state.counters);
+    let counters: Vec<_> = state.ranks.iter().map(|rank| rank.counters.clone()).collect();
+    let page = state.metrics_page.render(&counters);
     ([(header::CONTENT_TYPE, "text/plain; version=1.0.0; charset=utf-8")], page).into_response()
 }
 
@@ -177,9 +221,13 @@ async fn kv_event_sources(State(state): Shared) -> Json<Value> {
 }
 
 async fn reset_prefix_cache(State(state): Shared) -> Result<Json<Value>, ApiError> {
-    let (answer, is_reset) = oneshot::channel();
-    state.commands.send(Command::ResetPrefixCache(answer)).await.map_err(|_| ApiError::stopped())?;
-    let success = is_reset.await.map_err(|_| ApiError::stopped())?;
+    let mut success = true;
+    for rank in &state.ranks {
+        let (answer, is_reset) = oneshot::channel();
+        let reset = Command::ResetPrefixCache(answer);
+        rank.commands.send(reset).await.map_err(|_| ApiError::stopped())?;
+        success &= is_reset.await.map_err(|_| ApiError::stopped())?;
+    }
     Ok(Json(json!({ "success": success })))
 }
 
@@ -188,8 +236,10 @@ struct LoseBatches {
     batches: u32,
 }
 
-/// Only here: the next batches are numbered but not sent, as if lost on the way.
+/// Only here: the next batches of every rank are numbered but not sent, as if lost on the way.
 async fn lose_event_batches(State(state): Shared, Query(query): Query<LoseBatches>) -> StatusCode {
-    state.counters.batches_to_lose.store(query.batches, Ordering::Relaxed);
+    for rank in &state.ranks {
+        rank.counters.batches_to_lose.store(query.batches, Ordering::Relaxed);
+    }
     StatusCode::OK
 }

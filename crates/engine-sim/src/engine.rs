@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, ApiState};
+use crate::api::{self, ApiState, RankApi};
 use crate::counters::EngineCounters;
 use crate::engine_loop::EngineLoop;
 use crate::kv_publisher::{KvPublisher, KvReplay};
@@ -75,28 +75,20 @@ impl Engine {
         let listen = |source| EngineError::Listen { address: wanted, source };
         let listener = TcpListener::bind(wanted).await.map_err(listen)?;
         let http_address = listener.local_addr().map_err(listen)?;
-        let events = match &options.kv_events {
-            Some(events) => Some(EventSockets::bind(&options, events, http_address).await?),
-            None => None,
-        };
-        let (publisher, replay, sources) = match events {
-            Some(EventSockets { publisher, replay, sources }) => (Some(publisher), replay, sources),
-            None => (None, None, json!({})),
-        };
-        let kv_events_address = publisher.as_ref().map(KvPublisher::address);
-        let kv_replay_address = replay.as_ref().map(KvReplay::address);
-
         let cancel = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let counters = Arc::new(MetricsPage::counters());
-        let (commands, receiver) = mpsc::channel(COMMAND_CHANNEL);
-        let scheduler = scheduler_of(&options);
-        let engine = EngineLoop::new(scheduler, options.latency, publisher, counters.clone(), receiver);
-        tasks.spawn(engine.run(cancel.clone()));
-        if let Some(replay) = replay {
-            tasks.spawn(replay.run(cancel.clone()));
+        let (mut ranks, mut api_ranks, mut sources) = (Vec::new(), Vec::new(), serde_json::Map::new());
+        for rank in 0..options.data_parallel_size {
+            let sockets = match &options.kv_events {
+                Some(events) => Some(EventSockets::bind(&options, events, http_address, rank).await?),
+                None => None,
+            };
+            let started = RankParts::start(&options, sockets, &tasks, &cancel);
+            sources.extend(started.source.map(|source| (rank.to_string(), source)));
+            ranks.push(started.running);
+            api_ranks.push(started.api);
         }
-        let router = api::router(api_state(options, commands, counters.clone(), sources));
+        let router = api::router(api_state(options, api_ranks, sources.into()));
         let stopped = cancel.clone().cancelled_owned();
         tasks.spawn(async move {
             // Nagle's algorithm would hold back the first token of an answer by about 40 ms.
@@ -109,16 +101,58 @@ impl Engine {
         });
         tasks.close();
         let cancel = cancel.drop_guard();
-        Ok(RunningEngine { http_address, kv_events_address, kv_replay_address, counters, tasks, cancel })
+        Ok(RunningEngine { http_address, ranks, tasks, cancel })
     }
+}
+
+/// What one rank consists of.
+struct RankParts {
+    running: RunningRank,
+    api: RankApi,
+    /// What `GET /kv_event_sources` says of it.
+    source: Option<Value>,
+}
+
+impl RankParts {
+    fn start(
+        options: &EngineOptions,
+        sockets: Option<EventSockets>,
+        tasks: &TaskTracker,
+        cancel: &CancellationToken,
+    ) -> Self {
+        let (publisher, replay, source) = match sockets {
+            Some(EventSockets { publisher, replay, source }) => (Some(publisher), replay, Some(source)),
+            None => (None, None, None),
+        };
+        let counters = Arc::new(MetricsPage::counters());
+        let running = RunningRank {
+            kv_events_address: publisher.as_ref().map(KvPublisher::address),
+            kv_replay_address: replay.as_ref().map(KvReplay::address),
+            counters: counters.clone(),
+        };
+        let (commands, receiver) = mpsc::channel(COMMAND_CHANNEL);
+        let scheduler = scheduler_of(options);
+        let engine = EngineLoop::new(scheduler, options.latency, publisher, counters.clone(), receiver);
+        tasks.spawn(engine.run(cancel.clone()));
+        if let Some(replay) = replay {
+            tasks.spawn(replay.run(cancel.clone()));
+        }
+        Self { running, api: RankApi { commands, counters }, source }
+    }
+}
+
+/// One rank of a running engine.
+struct RunningRank {
+    kv_events_address: Option<SocketAddr>,
+    kv_replay_address: Option<SocketAddr>,
+    counters: Arc<EngineCounters>,
 }
 
 /// A running engine. Dropping it stops it without waiting.
 pub struct RunningEngine {
     http_address: SocketAddr,
-    kv_events_address: Option<SocketAddr>,
-    kv_replay_address: Option<SocketAddr>,
-    counters: Arc<EngineCounters>,
+    /// At least one.
+    ranks: Vec<RunningRank>,
     tasks: TaskTracker,
     cancel: DropGuard,
 }
@@ -130,27 +164,35 @@ impl RunningEngine {
         self.http_address
     }
 
-    /// Where the PUB socket for KV events listens.
+    /// Where the PUB socket for KV events of rank 0 listens.
     #[must_use]
     pub fn kv_events_address(&self) -> Option<SocketAddr> {
-        self.kv_events_address
+        self.ranks.first()?.kv_events_address
     }
 
-    /// Where the ROUTER socket for replay listens.
+    /// Where the ROUTER socket for replay of rank 0 listens.
     #[must_use]
     pub fn kv_replay_address(&self) -> Option<SocketAddr> {
-        self.kv_replay_address
+        self.ranks.first()?.kv_replay_address
     }
 
-    /// Totals and state as of the last step.
+    /// Totals and state of rank 0 as of its last step.
     #[must_use]
     pub fn stats(&self) -> SchedulerStats {
-        *self.counters.scheduler.lock()
+        self.rank_stats(0)
     }
 
-    /// The next `batches` event batches are numbered but not sent, as if the network had lost them.
+    /// The same of any rank; of one that isn't there, of an idle one.
+    #[must_use]
+    pub fn rank_stats(&self, rank: u16) -> SchedulerStats {
+        self.ranks.get(usize::from(rank)).map(|rank| *rank.counters.scheduler.lock()).unwrap_or_default()
+    }
+
+    /// The next `batches` event batches of every rank are numbered but not sent, as if the network had lost them.
     pub fn lose_event_batches(&self, batches: u32) {
-        self.counters.batches_to_lose.store(batches, Ordering::Relaxed);
+        for rank in &self.ranks {
+            rank.counters.batches_to_lose.store(batches, Ordering::Relaxed);
+        }
     }
 
     /// Stops: running requests end without (the rest of) an answer, sockets close, tasks are joined. When it
@@ -164,8 +206,8 @@ impl RunningEngine {
 struct EventSockets {
     publisher: KvPublisher,
     replay: Option<KvReplay>,
-    /// What `GET /kv_event_sources` answers.
-    sources: Value,
+    /// What `GET /kv_event_sources` says of it.
+    source: Value,
 }
 
 impl EventSockets {
@@ -173,12 +215,13 @@ impl EventSockets {
         options: &EngineOptions,
         events: &KvEventOptions,
         http_address: SocketAddr,
+        rank: u16,
     ) -> Result<Self, EngineError> {
         let topic =
             events.topic.clone().unwrap_or_else(|| format!("kv@{http_address}@{}", options.model_name()));
         let (publisher, replay) =
-            KvPublisher::bind(options.host, events, topic.clone(), options.block_size_tokens).await?;
-        let sources = json!({ "0": {
+            KvPublisher::bind(options.host, events, topic.clone(), options.block_size_tokens, rank).await?;
+        let source = json!({
             "enable_kv_cache_events": true,
             "publisher": "zmq",
             "endpoint": events
@@ -189,8 +232,8 @@ impl EventSockets {
             "hwm": 100_000,
             "max_queue_size": 100_000,
             "topic": topic,
-        }});
-        Ok(Self { publisher, replay, sources })
+        });
+        Ok(Self { publisher, replay, source })
     }
 }
 
@@ -206,6 +249,9 @@ fn check(options: &EngineOptions) -> Result<(), EngineError> {
     if options.num_gpu_blocks < 2 {
         let reason = "block 0 is the null block, so at least two are needed";
         return refuse("--num-gpu-blocks-override", options.num_gpu_blocks, reason);
+    }
+    if options.data_parallel_size == 0 {
+        return refuse("--data-parallel-size", 0, "an engine has at least one rank");
     }
     if options.max_num_seqs == 0 {
         return refuse("--max-num-seqs", 0, "nothing could ever run");
@@ -232,18 +278,14 @@ fn scheduler_of(options: &EngineOptions) -> Scheduler {
     Scheduler::new(cache, options.max_num_seqs, options.max_num_batched_tokens)
 }
 
-fn api_state(
-    options: EngineOptions,
-    commands: mpsc::Sender<crate::engine_loop::Command>,
-    counters: Arc<EngineCounters>,
-    kv_event_sources: Value,
-) -> Arc<ApiState> {
+fn api_state(options: EngineOptions, ranks: Vec<RankApi>, kv_event_sources: Value) -> Arc<ApiState> {
     let words = Arc::new(Words::new(options.tokenizer.as_deref()));
     Arc::new(ApiState {
         metrics_page: MetricsPage::new(
             options.model_name(),
             options.block_size_tokens,
             options.num_gpu_blocks,
+            options.data_parallel_size,
         ),
         reader: PromptReader {
             words: words.clone(),
@@ -252,8 +294,7 @@ fn api_state(
             tokenizer: options.tokenizer,
         },
         words,
-        commands,
-        counters,
+        ranks,
         with_details: options.enable_prompt_tokens_details,
         kv_event_sources,
         next_id: AtomicU64::new(0),

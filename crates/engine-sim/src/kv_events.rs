@@ -35,6 +35,8 @@ pub struct BatchEncoder {
     pub hash_form: EventHashForm,
     /// Tokens per block, a field of every stored event.
     pub block_size_tokens: u32,
+    /// The publisher's data-parallel rank.
+    pub rank: u16,
 }
 
 const MEDIUM: &str = "GPU";
@@ -42,7 +44,7 @@ const HOST_MEDIUM: &str = "CPU";
 const SPEC_KIND: &str = "full_attention";
 
 impl BatchEncoder {
-    /// The payload of one batch: `[timestamp, [event, …], data parallel rank]`, the rank always 0.
+    /// The payload of one batch: `[timestamp, [event, …], data parallel rank]`.
     #[must_use]
     pub fn encode(&self, timestamp_seconds: f64, events: &[CacheEvent]) -> Vec<u8> {
         let mut payload = Payload(ByteBuf::new());
@@ -55,7 +57,7 @@ impl BatchEncoder {
                 EventEncoding::Map => self.event_map(&mut payload, event),
             }
         }
-        payload.uint(0);
+        payload.uint(self.rank.into());
         payload.0.into_vec()
     }
 

@@ -39,21 +39,22 @@ pub(crate) struct KvReplay {
 }
 
 impl KvPublisher {
-    /// Binds the PUB socket and, if the options ask for it, the replay socket.
+    /// Binds a rank's PUB socket and, if the options ask for it, its replay socket.
     pub(crate) async fn bind(
         host: IpAddr,
         options: &KvEventOptions,
         topic: String,
         block_size_tokens: u32,
+        rank: u16,
     ) -> Result<(Self, Option<KvReplay>), EngineError> {
         let topic = Bytes::from(topic);
         let (socket, address) = match options.connect {
             Some(picker) => (connect(picker).await?, picker),
-            None => bind::<PubSocket>(host, options.port).await?,
+            None => bind::<PubSocket>(host, of_rank(options.port, rank)).await?,
         };
         let mut replay = None;
         if let Some(port) = options.replay_port {
-            let (socket, address) = bind::<RouterSocket>(host, port).await?;
+            let (socket, address) = bind::<RouterSocket>(host, of_rank(port, rank)).await?;
             // Replies have had a topic frame since vLLM 0.26; the array form stands for older versions.
             let has_topic_frame = options.encoding == EventEncoding::Map;
             replay = Some(KvReplay {
@@ -72,6 +73,7 @@ impl KvPublisher {
                 encoding: options.encoding,
                 hash_form: options.hash_form,
                 block_size_tokens,
+                rank,
             },
             sequence: 0,
             replay: replay.as_ref().map(|replay| (replay.buffer.clone(), options.buffer_steps)),
@@ -173,6 +175,11 @@ async fn connect(picker: SocketAddr) -> Result<PubSocket, EngineError> {
     let connected = socket.connect(&endpoint).await;
     connected.map_err(|source| EngineError::EventSocket { endpoint, source })?;
     Ok(socket)
+}
+
+/// As vLLM does it: a free port stays a free port.
+fn of_rank(port: u16, rank: u16) -> u16 {
+    if port == 0 { 0 } else { port.saturating_add(rank) }
 }
 
 async fn bind<S: Socket>(host: IpAddr, port: u16) -> Result<(S, SocketAddr), EngineError> {

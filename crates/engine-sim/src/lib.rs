@@ -14,6 +14,8 @@
 //!   the answer in it hits the decoded blocks.
 //! - `/metrics` is a page of vLLM 0.32 in which requests, cache, token counters, and the histograms of time to first
 //!   token and of request latency are live; the other samples stay as they were captured.
+//! - Data-parallel ranks behind one port have a cache, a queue, a publisher and metrics each, and are chosen by
+//!   `X-data-parallel-rank`.
 //! - Time passes as [`LatencyModel`] says.
 //!
 //! # Beyond vLLM's API

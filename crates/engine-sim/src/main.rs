@@ -63,6 +63,10 @@ struct Arguments {
     /// Seed of the block hashes; without it vLLM's fixed start text.
     #[arg(long, env = "PYTHONHASHSEED")]
     hash_seed: Option<String>,
+    /// Ranks behind the API's port, each with a cache of its own and event ports of its own: the given ones and its
+    /// number.
+    #[arg(long, default_value_t = 1)]
+    data_parallel_size: u16,
     #[command(flatten)]
     events: EventArguments,
     #[command(flatten)]
@@ -173,6 +177,7 @@ impl Arguments {
         options.enable_prefix_caching = !self.no_enable_prefix_caching;
         options.enable_prompt_tokens_details = !self.no_enable_prompt_tokens_details;
         options.hash_scheme = HashScheme { seed: self.hash_seed, ..HashScheme::default() };
+        options.data_parallel_size = self.data_parallel_size;
         options.kv_events = self.events.options();
         options.latency = LatencyModel {
             prefill_us_per_token: self.latency.prefill_us_per_token,

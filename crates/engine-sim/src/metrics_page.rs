@@ -1,10 +1,12 @@
 //! The `/metrics` page: a capture of a real vLLM with the live values put in.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::counters::EngineCounters;
 use crate::histogram::{Histogram, HistogramSnapshot};
+use crate::scheduler::SchedulerStats;
 
 /// `/metrics` of an idle vLLM 0.32.0, so that names, help texts, labels and size are those of a real engine.
 const TEMPLATE: &str = include_str!("metrics_template.txt");
@@ -55,32 +57,42 @@ const SAMPLES: &[(&str, &str, Slot)] = &[
     ("vllm:request_success_total", "finished_reason=\"abort\"", Slot::AbortedRequests),
 ];
 
-/// The page of one engine: fixed text and slots in between.
+/// What names the rank in the template.
+const TEMPLATE_RANK: &str = "engine=\"0\"";
+
+/// The page of one engine: fixed text and slots in between, each of a rank.
 pub(crate) struct MetricsPage {
-    segments: Vec<(String, Slot)>,
+    segments: Vec<(String, Slot, usize)>,
     tail: String,
 }
 
 impl MetricsPage {
-    /// The page of an engine with this model name and cache.
-    pub(crate) fn new(model_name: &str, block_size_tokens: u32, num_gpu_blocks: u32) -> Self {
+    /// The page of an engine with this model name, the cache of each rank, and so many ranks.
+    pub(crate) fn new(model_name: &str, block_size_tokens: u32, num_gpu_blocks: u32, ranks: u16) -> Self {
         let model = format!("model_name=\"{}\"", escaped(model_name));
         let mut page = Self { segments: Vec::new(), tail: String::new() };
         let mut buckets = (0, 0);
+        // vLLM tells every rank the blocks of all.
+        let all_blocks = num_gpu_blocks.saturating_mul(u32::from(ranks));
         for line in TEMPLATE.lines() {
             let line = line.replace(TEMPLATE_MODEL, &model);
-            match (slot_of(&line, &mut buckets), line.rsplit_once(' ')) {
-                (Some(slot), Some((sample, _))) => {
-                    page.tail.push_str(sample);
-                    page.tail.push(' ');
-                    page.segments.push((std::mem::take(&mut page.tail), slot));
+            let slot = slot_of(&line, &mut buckets);
+            let copies = if line.contains(TEMPLATE_RANK) { ranks } else { 1 };
+            for rank in 0..copies {
+                let line = line.replace(TEMPLATE_RANK, &format!("engine=\"{rank}\""));
+                match (slot, line.rsplit_once(' ')) {
+                    (Some(slot), Some((sample, _))) => {
+                        page.tail.push_str(sample);
+                        page.tail.push(' ');
+                        page.segments.push((std::mem::take(&mut page.tail), slot, usize::from(rank)));
+                    }
+                    _ if line.starts_with("vllm:cache_config_info{") => {
+                        page.tail.push_str(&cache_config(&line, block_size_tokens, all_blocks));
+                    }
+                    _ => page.tail.push_str(&line),
                 }
-                _ if line.starts_with("vllm:cache_config_info{") => {
-                    page.tail.push_str(&cache_config(&line, block_size_tokens, num_gpu_blocks));
-                }
-                _ => page.tail.push_str(&line),
+                page.tail.push('\n');
             }
-            page.tail.push('\n');
         }
         page
     }
@@ -91,40 +103,60 @@ impl MetricsPage {
     }
 
     /// The page with the values of now.
-    pub(crate) fn render(&self, counters: &EngineCounters) -> String {
-        let scheduler = *counters.scheduler.lock();
-        let ttft = Rendered::of(&counters.time_to_first_token);
-        let latency = Rendered::of(&counters.request_latency);
-        let mut page = String::with_capacity(TEMPLATE.len() + 4096);
-        for (text, slot) in &self.segments {
+    pub(crate) fn render(&self, ranks: &[Arc<EngineCounters>]) -> String {
+        let now: Vec<RankNow<'_>> = ranks.iter().map(|counters| RankNow::of(counters)).collect();
+        let mut page = String::with_capacity((TEMPLATE.len() + 4096) * ranks.len());
+        for (text, slot, rank) in &self.segments {
             page.push_str(text);
-            let value = match *slot {
-                Slot::RunningRequests => f64::from(scheduler.running_requests),
-                Slot::WaitingRequests => f64::from(scheduler.waiting_requests),
-                Slot::KvCacheUsage => scheduler.kv_cache_usage,
-                Slot::PrefixCacheQueries => scheduler.prefix_cache_queries_tokens as f64,
-                Slot::PrefixCacheHits => scheduler.prefix_cache_hits_tokens as f64,
-                Slot::Preemptions => scheduler.preemptions as f64,
-                Slot::PromptTokens => scheduler.prompt_tokens as f64,
-                Slot::ComputedPromptTokens => {
-                    (scheduler.prompt_tokens - scheduler.cached_prompt_tokens) as f64
-                }
-                Slot::CachedPromptTokens => scheduler.cached_prompt_tokens as f64,
-                Slot::GenerationTokens => scheduler.generation_tokens as f64,
-                Slot::FinishedRequests => counters.finished_requests.load(Ordering::Relaxed) as f64,
-                Slot::AbortedRequests => counters.aborted_requests.load(Ordering::Relaxed) as f64,
-                Slot::TtftBucket(index) => ttft.bucket(index),
-                Slot::TtftCount => ttft.count(),
-                Slot::TtftSum => ttft.0.sum_seconds,
-                Slot::LatencyBucket(index) => latency.bucket(index),
-                Slot::LatencyCount => latency.count(),
-                Slot::LatencySum => latency.0.sum_seconds,
-            };
+            let value = now.get(*rank).map_or(0.0, |rank| rank.value(*slot));
             // Debug keeps the ".0" of whole numbers, as the Python client writes them.
             let _ = write!(page, "{value:?}");
         }
         page.push_str(&self.tail);
         page
+    }
+}
+
+/// The live values of one rank.
+struct RankNow<'a> {
+    counters: &'a EngineCounters,
+    scheduler: SchedulerStats,
+    ttft: Rendered,
+    latency: Rendered,
+}
+
+impl<'a> RankNow<'a> {
+    fn of(counters: &'a EngineCounters) -> Self {
+        Self {
+            counters,
+            scheduler: *counters.scheduler.lock(),
+            ttft: Rendered::of(&counters.time_to_first_token),
+            latency: Rendered::of(&counters.request_latency),
+        }
+    }
+
+    fn value(&self, slot: Slot) -> f64 {
+        let Self { counters, scheduler, ttft, latency } = self;
+        match slot {
+            Slot::RunningRequests => f64::from(scheduler.running_requests),
+            Slot::WaitingRequests => f64::from(scheduler.waiting_requests),
+            Slot::KvCacheUsage => scheduler.kv_cache_usage,
+            Slot::PrefixCacheQueries => scheduler.prefix_cache_queries_tokens as f64,
+            Slot::PrefixCacheHits => scheduler.prefix_cache_hits_tokens as f64,
+            Slot::Preemptions => scheduler.preemptions as f64,
+            Slot::PromptTokens => scheduler.prompt_tokens as f64,
+            Slot::ComputedPromptTokens => (scheduler.prompt_tokens - scheduler.cached_prompt_tokens) as f64,
+            Slot::CachedPromptTokens => scheduler.cached_prompt_tokens as f64,
+            Slot::GenerationTokens => scheduler.generation_tokens as f64,
+            Slot::FinishedRequests => counters.finished_requests.load(Ordering::Relaxed) as f64,
+            Slot::AbortedRequests => counters.aborted_requests.load(Ordering::Relaxed) as f64,
+            Slot::TtftBucket(index) => ttft.bucket(index),
+            Slot::TtftCount => ttft.count(),
+            Slot::TtftSum => ttft.0.sum_seconds,
+            Slot::LatencyBucket(index) => latency.bucket(index),
+            Slot::LatencyCount => latency.count(),
+            Slot::LatencySum => latency.0.sum_seconds,
+        }
     }
 }
 
@@ -209,17 +241,33 @@ fn cache_config(line: &str, block_size_tokens: u32, num_gpu_blocks: u32) -> Stri
 mod tests {
     use super::{MetricsPage, TEMPLATE};
     use crate::scheduler::SchedulerStats;
+    use std::sync::Arc;
     use std::time::Duration;
 
     #[test]
+    fn every_rank_has_its_series() {
+        let page = MetricsPage::new("m", 32, 32, 2);
+        let ranks = [(); 2].map(|()| Arc::new(MetricsPage::counters()));
+        ranks[1].scheduler.lock().running_requests = 3;
+        let text = page.render(&ranks);
+        let shows = |line: &str| assert!(text.lines().any(|found| found == line), "missing: {line}");
+        shows("vllm:num_requests_running{engine=\"0\",model_name=\"m\"} 0.0");
+        shows("vllm:num_requests_running{engine=\"1\",model_name=\"m\"} 3.0");
+        let of_cache = |line: &&str| line.starts_with("vllm:cache_config_info{");
+        let caches: Vec<_> = text.lines().filter(of_cache).collect();
+        assert_eq!(caches.len(), 2);
+        assert!(caches[1].contains(",engine=\"1\",") && caches[1].contains(",num_gpu_blocks=\"64\","));
+    }
+
+    #[test]
     fn the_page_of_an_idle_engine_is_the_capture() {
-        let page = MetricsPage::new("tiny-qwen2", 32, 32);
-        assert_eq!(page.render(&MetricsPage::counters()), TEMPLATE);
+        let page = MetricsPage::new("tiny-qwen2", 32, 32, 1);
+        assert_eq!(page.render(&[Arc::new(MetricsPage::counters())]), TEMPLATE);
     }
 
     #[test]
     fn live_values_stand_where_vllm_has_them() {
-        let page = MetricsPage::new("a \"b\"", 16, 1024);
+        let page = MetricsPage::new("a \"b\"", 16, 1024, 1);
         let counters = MetricsPage::counters();
         *counters.scheduler.lock() = SchedulerStats {
             running_requests: 4,
@@ -230,7 +278,7 @@ mod tests {
             ..SchedulerStats::default()
         };
         counters.time_to_first_token.observe(Duration::from_millis(30));
-        let text = page.render(&counters);
+        let text = page.render(&[Arc::new(counters)]);
         for line in [
             "vllm:num_requests_running{engine=\"0\",model_name=\"a \\\"b\\\"\"} 4.0",
             "vllm:num_requests_waiting{engine=\"0\",model_name=\"a \\\"b\\\"\"} 8.0",

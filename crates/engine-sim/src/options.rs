@@ -43,7 +43,10 @@ pub struct EngineOptions {
     pub enable_prompt_tokens_details: bool,
     /// How block hashes are made.
     pub hash_scheme: HashScheme,
-    /// The KV event publisher, if any.
+    /// Data-parallel ranks behind the API's port. Each has caches, a queue and a publisher of its own; a request comes to
+    /// the one that its header `X-data-parallel-rank` names, else to the least busy.
+    pub data_parallel_size: u16,
+    /// The KV event publisher of every rank, if any.
     pub kv_events: Option<KvEventOptions>,
     /// How long the simulated GPU takes.
     pub latency: LatencyModel,
@@ -52,12 +55,13 @@ pub struct EngineOptions {
 /// The KV event publisher of one engine.
 #[derive(Clone, Debug)]
 pub struct KvEventOptions {
-    /// Port of the PUB socket, bound on the engine's host; 0 takes a free one.
+    /// Port of the PUB socket of rank 0, bound on the engine's host; other ranks' numbers are added. 0 takes free ones.
     pub port: u16,
     /// Where a picker listens that the PUB socket connects to, instead of being bound: vLLM does so when its endpoint has
     /// no wildcard. The picker has to be there when the engine starts.
     pub connect: Option<SocketAddr>,
-    /// Port of the ROUTER socket that answers replay requests: `None` for no replay, 0 takes a free one.
+    /// Port of the ROUTER socket that answers replay requests, with ranks as above: `None` for no replay, 0 takes free
+    /// ones.
     pub replay_port: Option<u16>,
     /// Batches kept for replay.
     pub buffer_steps: usize,
@@ -102,6 +106,7 @@ impl EngineOptions {
             enable_prefix_caching: true,
             enable_prompt_tokens_details: true,
             hash_scheme: HashScheme::default(),
+            data_parallel_size: 1,
             kv_events: Some(KvEventOptions::default()),
             latency: LatencyModel::default(),
         }

@@ -83,6 +83,7 @@ fn replay(scenario: &Scenario, recorded: &Recorded) -> Replay {
         HashScheme { seed: env["PYTHONHASHSEED"].as_str().map(str::to_owned), untagged_extra_keys: is_old };
     let encoder = BatchEncoder {
         encoding: if is_old { EventEncoding::Array } else { EventEncoding::Map },
+        rank: 0,
         hash_form: match env["VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES"].as_str() {
             Some("0") => EventHashForm::Bytes,
             _ => EventHashForm::Int,

@@ -30,13 +30,18 @@ pub use violation::Violation;
 /// The request header, and the key in the metadata namespace `envoy.lb`, that names the picked endpoint.
 pub const DESTINATION_HEADER: &str = "x-gateway-destination-endpoint";
 
+/// The request header by which vLLM's API server gives a request to one of its data-parallel ranks
+/// (`vllm/entrypoints/openai/engine/serving.py`).
+pub const RANK_HEADER: &str = "x-data-parallel-rank";
+
 /// The response header that says why a request was refused.
 pub const DROPPED_REASON_HEADER: &str = "x-llm-d-request-dropped-reason";
 
 /// Request headers that only a picker may set, because gateways and engines route by them. What a
 /// client sent under these names is replaced or removed.
-pub const ROUTING_HEADERS: [&str; 5] = [
+pub const ROUTING_HEADERS: [&str; 6] = [
     DESTINATION_HEADER,
+    RANK_HEADER,
     "x-prefiller-host-port",
     "x-encoder-hosts-ports",
     "x-data-parallel-host-port",

@@ -135,6 +135,9 @@ struct Status {
 struct EndpointStatus {
     name: String,
     address: String,
+    /// The data-parallel rank that is meant of those behind the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rank: Option<u16>,
     metrics: Freshness,
     metrics_age_ms: Option<u64>,
     waiting_requests: u32,
@@ -260,6 +263,7 @@ fn endpoint_status(state: &EndpointState, now: Instant, stale_after: Duration) -
     EndpointStatus {
         name: state.endpoint.name.to_string(),
         address: state.endpoint.address.to_string(),
+        rank: state.spec.ranks.sharing(),
         metrics: Freshness::of(&state.metrics_state(now, stale_after)),
         metrics_age_ms: scrape.map(|scrape| now.saturating_duration_since(scrape.at).as_millis() as u64),
         waiting_requests: metrics.waiting_requests,

@@ -16,6 +16,7 @@ use warmroute_tokenize::ModelTokenizer;
 use crate::cli::CheckOptions;
 use crate::dataflow::DataFlow;
 use crate::effective_config::{EffectiveConfig, kind_of};
+use crate::open_event_ports::engine_ports;
 use crate::profile::{build_scheduler, known_types};
 use crate::reload::read_bounded;
 
@@ -139,6 +140,7 @@ impl CheckReport {
             );
             notices.push(Notice { place: detector.place, message });
         }
+        notices.extend(engine_ports(config));
         for profile in &config.profiles {
             // A plugin may be in several profiles, and is told about once.
             for notice in ProfileCheck::new(profile, config, registry, has_tokens).notices() {

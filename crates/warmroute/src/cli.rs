@@ -107,9 +107,19 @@ pub struct ServeOptions {
     #[arg(long, default_value_t = 9090, value_name = "PORT")]
     pub metrics_port: u16,
 
-    /// Endpoints to pick from, as host:port, separated by commas; an IPv6 host stands in brackets.
+    /// Endpoints to pick from, as host:port, separated by commas; an IPv6 host stands in brackets. host:port#N is
+    /// data-parallel rank N, with a port of its own.
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,…")]
     pub endpoints: Vec<String>,
+    /// Data-parallel ranks behind each address of --endpoints; each is picked by itself. By default those that the
+    /// engine lists (vLLM 0.32: GET /kv_event_sources), else one.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(warmroute_config::MAX_RANKS)))]
+    pub data_parallel_size: Option<u16>,
+    /// Pin requests to the picked data-parallel rank of an address of --endpoints, by the header x-data-parallel-rank.
+    /// Without it the engine chooses, and what all ranks hold is predicted.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub data_parallel_pinning: bool,
     /// Directory with the model's tokenizer.json and tokenizer_config.json. Without it prompts that are text
     /// can't be matched against KV caches; token-id prompts can.
     #[arg(long, value_name = "DIR")]
@@ -141,14 +151,21 @@ pub struct ServeOptions {
     #[arg(long, default_value = "2s", value_parser = duration, value_name = "DURATION")]
     pub metrics_staleness_threshold: Duration,
 
-    /// Port on each endpoint's host where its engine publishes KV events; 0 turns subscriptions off. A config
-    /// file's kvEventsConfig.podDiscoveryConfig.socketPort wins.
-    #[arg(long, default_value_t = 5557, value_name = "PORT")]
-    pub kv_events_port: u16,
+    /// Port on each endpoint's host where its engine publishes KV events, a data-parallel rank at this port plus its
+    /// number; 0 turns subscriptions off. A config file's kvEventsConfig.podDiscoveryConfig.socketPort wins. If neither
+    /// is given: where the engine says (GET /kv_event_sources), else 5557.
+    #[arg(long, value_name = "PORT")]
+    pub kv_events_port: Option<u16>,
     /// Port on each endpoint's host where its engine answers replay requests for KV events; 0 turns replays off. A
-    /// config file's kvEventsConfig.podDiscoveryConfig.replaySocketPort wins.
-    #[arg(long, default_value_t = 0, value_name = "PORT")]
-    pub kv_replay_port: u16,
+    /// config file's kvEventsConfig.podDiscoveryConfig.replaySocketPort wins. If neither is given: where the engine
+    /// says, else none.
+    #[arg(long, value_name = "PORT")]
+    pub kv_replay_port: Option<u16>,
+    /// Ask engines where they publish KV events and which data-parallel ranks they have: GET /kv_event_sources on the
+    /// port on which they serve.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub kv_event_sources: bool,
     /// Most (block, engine) pairs that the KV index holds; stores beyond it are refused and counted.
     #[arg(long, default_value_t = 20_000_000, value_name = "N")]
     pub kv_index_max_entries: usize,

@@ -126,7 +126,7 @@ fn events(config: &CheckedConfig) -> String {
     let spec = config.kv_events();
     let dialled = match spec.as_ref().and_then(|events| events.socket_port) {
         Some(port) => format!("KV events of every engine at port {port}"),
-        None => "KV events of every engine at --kv-events-port".to_owned(),
+        None => "KV events of every engine".to_owned(),
     };
     match spec.and_then(|events| Some((events.listen?, events.discover_pods))) {
         None => dialled,

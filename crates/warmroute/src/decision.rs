@@ -77,6 +77,8 @@ impl Table {
 pub struct Decided {
     /// The picked endpoints, best first; the first one is charged.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// What the first one is called in the receipt.
+    pub label: Arc<str>,
     /// The charge of the first one.
     pub charge: Charge,
     /// What the engine is expected to hold because of this.
@@ -388,13 +390,16 @@ impl Decider {
         let fewest = rows.iter().map(|row| requests(*row)).min().ok_or(NotDecided::NoCandidates)?;
         let best: Vec<u32> = rows.iter().copied().filter(|row| requests(*row) == fewest).collect();
         let state = &snapshot.states[best[fastrand::usize(..best.len())] as usize];
+        let mut headers = PickHeaders::default();
+        routing::pin(state, &mut headers.request);
         Ok(Decided {
             endpoints: vec![state.endpoint.clone()],
             charge: state.load.charge(prompt_tokens),
             expectation: None,
             helpers: Vec::new(),
             destinations: vec![state.endpoint.address.to_string()],
-            headers: PickHeaders::default(),
+            headers,
+            label: state.label.clone(),
             deliveries: state.deliveries.clone(),
             explanation: Explanation { considered: rows.len(), ..Explanation::default() },
         })
@@ -427,10 +432,18 @@ fn charge(policy: &Policy, charging: &Charging<'_>, decision: &Decision<'_>) -> 
     decision.report_picked(charging.request, &mut headers);
     let handler = policy.scheduler.handler();
     routing::set_headers(handler, decision, &mut headers.request);
+    let first = charging.state(row);
+    match first.spec.ranks.header() {
+        // What helps gets the same headers, and counts its ranks by itself.
+        Some(_) if !helpers.is_empty() => explanation.fallbacks.push(Fallback::RankNotPinned),
+        _ => routing::pin(first, &mut headers.request),
+    }
     let endpoint = |row: usize| snapshot.endpoints[signals.pool_row(row)].clone();
     let endpoints: Vec<_> = decision.table_rows().map(endpoint).collect();
-    let destinations = endpoints.iter().map(|endpoint| routing::destination(handler, endpoint)).collect();
-    Decided { endpoints, charge, expectation, helpers, destinations, headers, deliveries, explanation }
+    let picked = decision.table_rows().map(|row| &**charging.state(row));
+    let destinations = routing::destinations(handler, picked);
+    let label = first.label.clone();
+    Decided { endpoints, label, charge, expectation, helpers, destinations, headers, deliveries, explanation }
 }
 
 /// What plugins counted since this was last asked.

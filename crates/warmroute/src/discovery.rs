@@ -17,9 +17,9 @@ use warmroute_config::FileDiscoverySpec;
 pub use endpoints_file::{EndpointsFile, EndpointsFileError};
 pub use static_list::{EndpointError, static_endpoints};
 
-use crate::engine_events::EngineEvents;
+use crate::engine_events::{EngineEvents, KnownRanks, SourceFinder};
 use crate::metrics::Metrics;
-use crate::pool::{DiscoveredEndpoint, EndpointState, Pool};
+use crate::pool::{DataParallel, DiscoveredEndpoint, EndpointState, Pool};
 use crate::readiness::Readiness;
 use crate::scrape::{ModelsPoller, Scraper};
 use crate::tasks::Tasks;
@@ -59,20 +59,33 @@ pub struct Followers {
     pub models: Option<ModelsPoller>,
     /// Where engines' events go.
     pub events: EngineEvents,
+    /// None: engines aren't asked where they publish.
+    pub sources: Option<SourceFinder>,
     /// Who owns the tasks.
     pub tasks: Tasks,
 }
 
 impl Followers {
-    /// Starts the scraper and the subscription of an endpoint that is new in the pool. Both end when it leaves.
-    pub fn follow(&self, endpoint: Arc<EndpointState>) {
+    /// Starts what runs for endpoints that are new in the pool and have one address: scraper, model list and question for
+    /// event sources once for all, a subscription for each. Ranks of one address come and leave together, since each
+    /// knows how many there are. All ends when they leave.
+    pub fn follow(&self, rows: &[Arc<EndpointState>]) {
+        let Some(first) = rows.first() else { return };
         if let Some(scraper) = self.scraper.clone() {
-            self.tasks.spawn("scraper", scraper.run(endpoint.clone()));
+            self.tasks.spawn("scraper", scraper.run_rows(rows.to_vec()));
         }
         if let Some(models) = self.models.clone() {
-            self.tasks.spawn("models", models.run(endpoint.clone()));
+            self.tasks.spawn("models", models.run_rows(rows.to_vec()));
         }
-        self.tasks.spawn("subscription", self.events.clone().follow(endpoint));
+        let sources = self.sources.as_ref().map(|finder| {
+            let (sources, question) = finder.question(first);
+            self.tasks.spawn("event sources", question.run());
+            sources
+        });
+        for row in rows {
+            let following = self.events.clone().follow_as_told(row.clone(), sources.clone());
+            self.tasks.spawn("subscription", following);
+        }
     }
 }
 
@@ -89,11 +102,23 @@ impl EndpointList {
     /// # Errors
     /// Both are given, or what is given has mistakes.
     pub fn load(entries: &[String], discovery: Option<&FileDiscoverySpec>) -> Result<Self, DiscoveryError> {
-        let specs = static_endpoints(entries)?;
+        Self::load_ranked(entries, DataParallel::default(), discovery)
+    }
+
+    /// The same; `ranks` is what the command line says of the ranks behind the entries of `--endpoints`.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_ranked(
+        entries: &[String],
+        ranks: DataParallel,
+        discovery: Option<&FileDiscoverySpec>,
+    ) -> Result<Self, DiscoveryError> {
+        let endpoints = static_endpoints(entries, ranks)?;
         let Some(discovery) = discovery else {
-            return Ok(Self { endpoints: specs.into_iter().map(Into::into).collect(), watched: None });
+            return Ok(Self { endpoints, watched: None });
         };
-        if !specs.is_empty() {
+        if !endpoints.is_empty() {
             return Err(DiscoveryError::TwoSources { plugin: discovery.name.clone() });
         }
         let (file, endpoints) = EndpointsFile::load(&discovery.path)?;
@@ -107,6 +132,7 @@ pub struct Discovery {
     resolver: Resolver,
     pool: Arc<Pool>,
     followers: Followers,
+    ranks: Arc<KnownRanks>,
     readiness: Readiness,
     metrics: Arc<Metrics>,
     published: Option<Vec<DiscoveredEndpoint>>,
@@ -127,6 +153,7 @@ impl Discovery {
             list,
             resolver: Resolver::new(metrics.clone()),
             pool,
+            ranks: followers.sources.as_ref().map(SourceFinder::ranks).unwrap_or_default(),
             followers,
             readiness,
             metrics,
@@ -137,7 +164,7 @@ impl Discovery {
     }
 
     /// Publishes the list: at once if it has only IP addresses, else as soon as its names are looked up. Goes on in a
-    /// vital task if there are names to look up again or a file to watch.
+    /// vital task if there are names to look up again, a file to watch, or ranks that engines may list.
     pub fn start(mut self, tasks: &Tasks) {
         if self.list.endpoints.is_empty() {
             tracing::warn!(
@@ -149,7 +176,7 @@ impl Discovery {
         if !has_names {
             self.publish();
         }
-        if has_names || self.list.watched.is_some() {
+        if has_names || self.list.watched.is_some() || self.followers.sources.is_some() {
             let stop = tasks.stop_token();
             tasks.spawn_vital("discovery", async move {
                 stop.run_until_cancelled(self.run()).await;
@@ -163,9 +190,14 @@ impl Discovery {
         lookups.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reads = tokio::time::interval(self.file_interval);
         reads.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ranks = self.ranks.changes();
         loop {
             tokio::select! {
                 _ = lookups.tick() => {}
+                Ok(()) = ranks.changed() => {
+                    self.publish();
+                    continue;
+                }
                 _ = reads.tick(), if self.list.watched.is_some() => {
                     if !self.reload().await {
                         continue;
@@ -202,15 +234,18 @@ impl Discovery {
     }
 
     fn publish(&mut self) {
-        let endpoints = self.resolver.resolved(&self.list.endpoints);
+        let endpoints = self.ranks.apply(self.resolver.resolved(&self.list.endpoints));
         if self.published.as_ref() != Some(&endpoints) {
             let change = self.pool.update(&endpoints);
             for gone in &change.removed {
                 tracing::info!(endpoint = %gone.endpoint.name, address = %gone.endpoint.address, "endpoint left");
             }
-            for endpoint in change.added {
+            for endpoint in &change.added {
                 tracing::info!(endpoint = %endpoint.endpoint.name, address = %endpoint.endpoint.address, "endpoint added");
-                self.followers.follow(endpoint);
+            }
+            // The ranks of one address stand side by side.
+            for rows in change.added.chunk_by(|a, b| a.endpoint.address == b.endpoint.address) {
+                self.followers.follow(rows);
             }
             self.published = Some(endpoints);
         }

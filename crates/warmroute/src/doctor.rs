@@ -86,7 +86,8 @@ fn finding_lines(text: &mut String, finding: &Finding) {
 }
 
 fn endpoint_lines(text: &mut String, endpoint: &Value) {
-    line(text, word(endpoint, "address"));
+    let rank = endpoint["rank"].as_u64().map_or(String::new(), |rank| format!(" rank {rank}"));
+    line(text, &format!("{}{rank}", word(endpoint, "address")));
     let age = endpoint["metrics_age_ms"].as_u64().map_or(String::new(), |age| format!(", {age} ms old"));
     line(text, &format!("  metrics {}{age}", word(endpoint, "metrics")));
     let events = &endpoint["kv_events"];
@@ -107,6 +108,9 @@ fn endpoint_lines(text: &mut String, endpoint: &Value) {
     );
     if let Some(trust) = events["trust"].as_str() {
         line(text, &format!("  trust {trust} ({})", word(events, "trust_reason")));
+    }
+    if let Some(problem) = events["problem"].as_str() {
+        line(text, &format!("  {problem}"));
     }
     for model in list(endpoint, "deliveries") {
         let bias =

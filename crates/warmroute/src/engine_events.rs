@@ -2,12 +2,17 @@
 
 mod connection;
 mod event_listener;
+mod event_sources;
+mod event_target;
 mod expectation;
 mod followed_engine;
+mod followed_rank;
+mod known_ranks;
 mod publishers;
 mod relearning;
 mod replayer;
 mod shard;
+mod source_finder;
 mod state;
 mod subscription;
 mod trust_change;
@@ -16,20 +21,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
-use warmroute_kv_events::FeedSettings;
 use warmroute_kv_index::KvIndex;
+use warmroute_plugin::EndpointId;
 
 pub use event_listener::{EventListener, ListenerStatus};
+pub use event_sources::{EventSources, NoSources};
+pub use event_target::{GivenPorts, SourceProblem, SourceStatus};
 pub use expectation::{Expectation, Expectations, WITHDRAW_INTERVAL};
+pub use known_ranks::KnownRanks;
 pub use publishers::UnknownPublisher;
 pub use relearning::Relearning;
 pub use shard::ShardHandle;
+pub use source_finder::{SourceFinder, SourceQuestion, SourceWatch};
 pub use state::{EngineState, EngineStatus, OffloadedStatus};
 pub use subscription::{EventSource, Subscription};
 pub use trust_change::TrustChange;
 
-use publishers::{EngineTarget, Publishers};
-use replayer::Replayer;
+use followed_rank::FollowedRank;
+use publishers::Publishers;
 
 use crate::metrics::Metrics;
 use crate::pool::EndpointState;
@@ -37,9 +46,6 @@ use crate::prompt::AdapterNames;
 
 /// Replays that may run at once, of all engines.
 const REPLAYS_AT_ONCE: usize = 8;
-
-/// The rank of an endpoint's engine.
-const FIRST_RANK: u32 = 0;
 
 /// Settings of the subscriptions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,68 +92,36 @@ impl EngineEvents {
         Ok(Self { index, shards: shards?.into(), settings, replays_at_once, publishers, metrics })
     }
 
-    /// Follows one endpoint's engine until the endpoint leaves the pool; then every trace of it leaves the index.
+    /// Follows an endpoint's engine, at the configured ports, until the endpoint leaves the pool; then every trace of it
+    /// leaves the index.
     pub async fn follow(self, endpoint: Arc<EndpointState>) {
-        let id = endpoint.endpoint.id;
-        let shard = self.shards[id.0 as usize % self.shards.len()].clone();
-        let view = match self.index.add_engine() {
-            Ok(view) => view,
-            Err(error) => {
-                tracing::error!(endpoint = %endpoint.endpoint.address, %error, "this engine's cache is not followed");
-                return;
+        self.follow_as_told(endpoint, None).await;
+    }
+
+    /// The same, where the engine says that it publishes.
+    pub async fn follow_as_told(self, endpoint: Arc<EndpointState>, sources: Option<SourceWatch>) {
+        let (EndpointId(id), ranks) = (endpoint.endpoint.id, endpoint.spec.ranks);
+        let states = std::iter::once(&endpoint.engine).chain(endpoint.engine.further_ranks());
+        let following = (0_u16..).zip(states).map(|(at, state)| {
+            let rank = ranks.first().saturating_add(at);
+            let label = match ranks.count() {
+                1 => endpoint.label.clone(),
+                _ => format!("{}-rank-{rank}", endpoint.label).into(),
+            };
+            FollowedRank {
+                events: self.clone(),
+                id: EndpointId(id + u32::from(at)),
+                label,
+                address: endpoint.endpoint.address.clone(),
+                host: endpoint.spec.host.clone(),
+                rank,
+                state: state.clone(),
+                gone: endpoint.gone.clone(),
+                sources: sources.clone(),
             }
-        };
-        endpoint.engine.set_slot(view.slot());
-        let feed = FeedSettings { can_replay: self.settings.replay_port != 0, ..FeedSettings::default() };
-        let orders = shard.add(&endpoint.endpoint, view, endpoint.engine.clone(), feed).await;
-        let replayer = Replayer {
-            id,
-            endpoint: endpoint.endpoint.address.clone(),
-            host: endpoint.spec.host.clone(),
-            port: self.settings.replay_port,
-            orders,
-            shard: shard.clone(),
-            at_once: self.replays_at_once.clone(),
-            metrics: self.metrics.clone(),
-        };
-        if self.settings.listen.is_some() {
-            shard.followed(id).await;
-            self.publishers.add(&endpoint.endpoint.address, FIRST_RANK, self.target(&endpoint, &shard));
-        }
-        let gone = endpoint.gone.clone();
-        if self.settings.port == 0 {
-            gone.run_until_cancelled(replayer.run()).await;
-            gone.cancelled().await;
-        } else {
-            let subscription = self.subscription(&endpoint, &shard);
-            gone.run_until_cancelled(futures::future::join(subscription.run(), replayer.run())).await;
-        }
-        self.publishers.remove(&endpoint.endpoint.address, FIRST_RANK, id);
-        if endpoint.engine.set_connected(false) {
-            self.metrics.events.subscribers.dec();
-        }
-        shard.remove(id).await;
-    }
-
-    fn target(&self, endpoint: &EndpointState, shard: &ShardHandle) -> EngineTarget {
-        EngineTarget {
-            id: endpoint.endpoint.id,
-            label: endpoint.endpoint.address.clone(),
-            state: endpoint.engine.clone(),
-            shard: shard.clone(),
-        }
-    }
-
-    fn subscription(&self, endpoint: &EndpointState, shard: &ShardHandle) -> Subscription {
-        let source = EventSource {
-            id: endpoint.endpoint.id,
-            endpoint: endpoint.endpoint.address.clone(),
-            host: endpoint.spec.host.clone(),
-            port: self.settings.port,
-            topic_filter: self.settings.topic_filter.clone(),
-        };
-        let (state, metrics) = (endpoint.engine.clone(), self.metrics.clone());
-        Subscription { source, state, shard: shard.clone(), metrics }
+            .run()
+        });
+        futures::future::join_all(following).await;
     }
 
     /// What takes the connections of engines, if they may connect here. To be asked for once.

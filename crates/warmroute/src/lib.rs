@@ -40,6 +40,7 @@ pub mod health;
 pub mod lease;
 pub mod metrics;
 pub mod objectives;
+pub mod open_event_ports;
 pub mod peer_flags;
 pub mod picker;
 pub mod plugin_list;

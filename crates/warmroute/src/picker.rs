@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use warmroute_ext_proc::{EndpointPicker, HttpRequest, Picked, Refusal};
 use warmroute_inference_api::{Api, Rejection};
-use warmroute_plugin::{Endpoint, InferenceRequest};
+use warmroute_plugin::InferenceRequest;
 use warmroute_scheduler::ScheduleError;
 use warmroute_tokenize::VideoHints;
 
@@ -181,7 +181,7 @@ impl Picker {
                 if let Some(handler) = &decided.explanation.handler {
                     self.count_stages(handler, model);
                 }
-                draft.explain(std::mem::take(&mut decided.explanation), &decided.endpoints);
+                draft.explain(std::mem::take(&mut decided.explanation), decided.label.clone());
                 Ok(decided)
             }
             Err(refusal) => {
@@ -365,7 +365,7 @@ impl Draft {
         self.receipt.fallbacks.extend(read.fallback.clone());
     }
 
-    fn explain(&mut self, mut explanation: Explanation, endpoints: &[Arc<Endpoint>]) {
+    fn explain(&mut self, mut explanation: Explanation, pick: Arc<str>) {
         let receipt = &mut self.receipt;
         receipt.profile.clone_from(&explanation.profile);
         receipt.candidates_considered = explanation.considered;
@@ -377,7 +377,7 @@ impl Draft {
         receipt.expected_cached_tokens = explanation.expected_cached_tokens;
         receipt.handler = explanation.handler.take();
         receipt.other_profiles = std::mem::take(&mut explanation.other_profiles);
-        receipt.pick = endpoints.first().map(|endpoint| endpoint.address.clone());
+        receipt.pick = Some(pick);
         for kind in explanation.fallbacks.drain(..) {
             receipt.fallbacks.push(FallbackNote { kind, detail: String::new() });
         }

@@ -3,6 +3,7 @@
 //! Discovery is the only writer. What changes often about an endpoint (its metrics, its load) lives in the
 //! endpoint's own state, which snapshots share.
 
+mod ranks;
 mod scrape;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -20,6 +21,7 @@ use crate::delivered::{Deliveries, LossAccount};
 use crate::engine_events::EngineState;
 use crate::lease::EndpointLoad;
 
+pub use ranks::{DataParallel, Ranks};
 pub use scrape::{Adapters, Scrape, ServedModel, ServedModels};
 
 /// What discovery knows of an endpoint.
@@ -31,12 +33,27 @@ pub struct EndpointSpec {
     pub host: String,
     /// Serving port.
     pub port: u16,
+    /// The data-parallel ranks behind it.
+    pub ranks: Ranks,
 }
 
 impl EndpointSpec {
+    /// An engine that has its address to itself.
+    pub fn new(name: impl Into<String>, host: impl Into<String>, port: u16) -> Self {
+        Self { name: name.into(), host: host.into(), port, ranks: Ranks::default() }
+    }
+
     /// `host:port` as Envoy gets it; an IPv6 host is bracketed.
     pub fn address(&self) -> String {
         host_port(&self.host, self.port)
+    }
+
+    /// What tells the endpoint from others in metrics, logs and receipts: its address, and its rank if it shares that.
+    pub fn label(&self) -> String {
+        match self.ranks.sharing() {
+            Some(rank) => format!("{}-rank-{rank}", self.address()),
+            None => self.address(),
+        }
     }
 }
 
@@ -47,12 +64,14 @@ pub struct DiscoveredEndpoint {
     pub spec: EndpointSpec,
     /// What plugins see as its labels.
     pub labels: BTreeMap<String, String>,
+    /// What its list says of its ranks. In a pool [`EndpointSpec::ranks`] counts.
+    pub data_parallel: DataParallel,
 }
 
 impl From<EndpointSpec> for DiscoveredEndpoint {
     /// Without labels.
     fn from(spec: EndpointSpec) -> Self {
-        Self { spec, labels: BTreeMap::new() }
+        Self { spec, labels: BTreeMap::new(), data_parallel: DataParallel::default() }
     }
 }
 
@@ -68,9 +87,11 @@ pub struct EndpointState {
     pub endpoint: Arc<Endpoint>,
     /// Where it is.
     pub spec: EndpointSpec,
+    /// [`EndpointSpec::label`].
+    pub label: Arc<str>,
     /// What this picker has in flight there.
     pub load: Arc<EndpointLoad>,
-    /// The engine behind it, as its events tell.
+    /// The engine behind it, as its events tell; of several ranks that can't be told apart, all of them.
     pub engine: Arc<EngineState>,
     /// What it delivered of what was predicted.
     pub deliveries: Arc<Deliveries>,
@@ -99,6 +120,7 @@ impl EndpointState {
         Self {
             endpoint,
             spec: self.spec.clone(),
+            label: self.label.clone(),
             load: self.load.clone(),
             engine: self.engine.clone(),
             deliveries: self.deliveries.clone(),
@@ -261,7 +283,7 @@ impl Pool {
         let mut seen: HashSet<EndpointSpec> = HashSet::with_capacity(endpoints.len());
         let mut states: Vec<Arc<EndpointState>> = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
-            let DiscoveredEndpoint { spec, labels } = endpoint.clone().into();
+            let DiscoveredEndpoint { spec, labels, .. } = endpoint.clone().into();
             if !seen.insert(spec.clone()) {
                 continue;
             }
@@ -288,7 +310,9 @@ impl Pool {
     }
 
     fn new_state(&self, spec: EndpointSpec, labels: BTreeMap<String, String>) -> EndpointState {
-        let id = EndpointId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        // Each engine behind it has a number of its own.
+        let engines = spec.ranks.count();
+        let id = EndpointId(self.next_id.fetch_add(engines.into(), Ordering::Relaxed));
         let mut endpoint = Endpoint::new(id, spec.name.as_str(), spec.address());
         endpoint.labels = labels;
         let endpoint = Arc::new(endpoint);
@@ -299,9 +323,10 @@ impl Pool {
         };
         EndpointState {
             endpoint,
+            label: spec.label().into(),
             spec,
             load: Arc::new(EndpointLoad::default()),
-            engine: Arc::new(EngineState::default()),
+            engine: Arc::new(EngineState::of_ranks(engines)),
             deliveries: Arc::new(Deliveries::new(self.loss.clone())),
             gone: CancellationToken::new(),
             findings: Arc::new(findings),
@@ -314,7 +339,7 @@ mod tests {
     use super::*;
 
     fn spec(host: &str, port: u16) -> EndpointSpec {
-        EndpointSpec { name: host_port(host, port), host: host.to_owned(), port }
+        EndpointSpec::new(host_port(host, port), host, port)
     }
 
     #[test]
@@ -336,7 +361,7 @@ mod tests {
         let pool = Pool::new("p");
         let labelled = |zone: &str| {
             let labels = BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
-            DiscoveredEndpoint { spec: spec("a", 1), labels }
+            DiscoveredEndpoint { labels, ..spec("a", 1).into() }
         };
         let mut updates = pool.updates();
         let first = pool.update(&[labelled("x")]).added.remove(0);

@@ -68,6 +68,9 @@ pub enum Fallback {
     NoPrefillEndpoint,
     /// Media were to be encoded at an endpoint of its own and there was none: another stage's endpoint does it.
     NoEncodeEndpoint,
+    /// The request goes to a data-parallel rank that shares its address, and to a helper that counts ranks by itself, so
+    /// the header that says which rank is meant isn't set: the engine chooses.
+    RankNotPinned,
     /// The request could have been refused had the pool been full, and too little is known to say whether it is.
     SaturationUnknown,
     /// The request names an objective that isn't known, so its priority is 0.
@@ -94,7 +97,7 @@ impl Fallback {
     }
 
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::NoTokenizer,
         Self::NotTokenizable,
         Self::MatchedUpToMedia,
@@ -115,6 +118,7 @@ impl Fallback {
         Self::ScoreNotANumber,
         Self::NoPrefillEndpoint,
         Self::NoEncodeEndpoint,
+        Self::RankNotPinned,
         Self::SaturationUnknown,
         Self::UnknownObjective,
         Self::ModelRewriteIgnored,
@@ -144,6 +148,7 @@ impl Fallback {
             Self::ScoreNotANumber => "score-not-a-number",
             Self::NoPrefillEndpoint => "no-prefill-endpoint",
             Self::NoEncodeEndpoint => "no-encode-endpoint",
+            Self::RankNotPinned => "rank-not-pinned",
             Self::SaturationUnknown => "saturation-unknown",
             Self::UnknownObjective => "unknown-objective",
             Self::ModelRewriteIgnored => "model-rewrite-ignored",
@@ -211,7 +216,7 @@ impl Freshness {
 /// One candidate of one decision.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CandidateLine {
-    /// Address as Envoy gets it.
+    /// Address as Envoy gets it, with `-rank-N` behind it for one of several data-parallel ranks there.
     pub endpoint: Arc<str>,
     /// Name of the filter that removed it, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]

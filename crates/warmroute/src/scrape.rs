@@ -55,11 +55,16 @@ impl Scraper {
     /// Scrapes one endpoint until it leaves the pool. Says once when scraping begins to fail and once when it works
     /// again; every failure is counted.
     pub async fn run(self, endpoint: Arc<EndpointState>) {
-        let gone = endpoint.gone.clone();
-        gone.run_until_cancelled(self.scrape_forever(&endpoint)).await;
+        self.run_rows(vec![endpoint]).await;
     }
 
-    async fn scrape_forever(&self, endpoint: &EndpointState) {
+    /// The same for the ranks of one address, whose page has them all: it is fetched once. They leave together.
+    pub async fn run_rows(self, rows: Vec<Arc<EndpointState>>) {
+        let Some(first) = rows.first() else { return };
+        first.gone.run_until_cancelled(self.scrape_forever(first, &rows)).await;
+    }
+
+    async fn scrape_forever(&self, endpoint: &EndpointState, rows: &[Arc<EndpointState>]) {
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let address = &endpoint.endpoint.address;
@@ -83,18 +88,17 @@ impl Scraper {
                 reader = self.extractor.reader(&now.labels);
                 labelled = now;
             }
-            match self.scrape(endpoint, reader, &uri).await {
-                Ok(content) => {
-                    endpoint.publish_scrape(content.scrape.followed_after(self.interval));
+            match self.scrape(rows, reader, &uri).await {
+                Ok(now_missing) => {
                     if failing {
                         tracing::info!(endpoint = %address, "metrics are read again");
                     }
                     failing = false;
-                    if !content.missing.is_empty() {
+                    if !now_missing.is_empty() {
                         self.count_extract_error();
                     }
-                    if missing != content.missing {
-                        missing = content.missing;
+                    if missing != now_missing {
+                        missing = now_missing;
                         say_missing(address, &missing);
                     }
                 }
@@ -119,16 +123,27 @@ impl Scraper {
         self.metrics.pool.extract_errors.with_label_values(&[SOURCE, EXTRACTOR]).inc();
     }
 
+    /// Publishes what the page says of each row, and returns what it lacks of any.
     async fn scrape(
         &self,
-        endpoint: &EndpointState,
+        rows: &[Arc<EndpointState>],
         reader: &PageReader,
         uri: &Uri,
-    ) -> Result<PageContent, ScrapeError> {
+    ) -> Result<Vec<String>, ScrapeError> {
         let page = self.source.fetch(uri).await?;
         let text = std::str::from_utf8(&page).map_err(|_| ScrapeError::NotText)?;
-        let previous = endpoint.last_scrape();
-        Ok(reader.read(text, Instant::now(), previous.as_deref())?)
+        let (at, mut missing, mut failed) = (Instant::now(), Vec::new(), None);
+        for row in rows {
+            match reader.read_ranks(text, at, row.last_scrape().as_deref(), row.spec.ranks) {
+                Ok(content) => {
+                    row.publish_scrape(content.scrape.followed_after(self.interval));
+                    missing = if missing.is_empty() { content.missing } else { missing };
+                }
+                // The others' numbers are none the worse for it.
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(missing), |error| Err(error.into()))
     }
 }
 

@@ -17,13 +17,15 @@ use crate::cli::ServeOptions;
 use crate::decision::Decider;
 use crate::delivered::{DIAGNOSIS_INTERVAL, Diagnosis};
 use crate::discovery::{Discovery, EndpointList, Followers};
-use crate::engine_events::{EngineEvents, EventListener, EventSettings, Expectations, WITHDRAW_INTERVAL};
+use crate::engine_events::{
+    EngineEvents, EventListener, EventSettings, Expectations, GivenPorts, SourceFinder, WITHDRAW_INTERVAL,
+};
 use crate::grpc::{ServingTls, ext_proc_server, ext_proc_service, health_server, listen};
 use crate::metrics::{Metrics, MetricsOptions, PluginLabels};
 use crate::objectives::Objectives;
 use crate::picker::Picker;
 use crate::policy::Policy;
-use crate::pool::Pool;
+use crate::pool::{DataParallel, Pool};
 use crate::profile::ConfigSource;
 use crate::prompt::{AdapterNames, PromptReader, Renderer, TokenSource};
 use crate::readiness::Readiness;
@@ -33,6 +35,8 @@ use crate::scrape::{Extractor, HttpSource, MODELS_INTERVAL, ModelsPoller, Scrape
 use crate::tasks::{Tasks, VitalEnd};
 use crate::telemetry::{Telemetry, TraceExporter, TraceSettings};
 
+/// Where vLLM and SGLang publish unless they are told otherwise.
+const DEFAULT_EVENTS_PORT: u16 = 5557;
 /// Longest wait for tasks at the end.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Averages over the pool aren't made more often than this.
@@ -75,6 +79,8 @@ struct Parts {
     scraper: Option<Scraper>,
     /// None: neither models nor adapters matter.
     models: Option<ModelsPoller>,
+    /// None: engines aren't asked where they publish.
+    sources: Option<SourceFinder>,
     /// None: endpoints come from the command line.
     discovery: Option<FileDiscoverySpec>,
     expectations: Arc<Expectations>,
@@ -100,12 +106,8 @@ impl Parts {
         let adapters = Arc::new(AdapterNames::default());
         let tokens = TokenSource::load(options, config).await?;
         let renderer = tokens.renderer.clone();
-        let events = EngineEvents::try_new(
-            index.clone(),
-            event_settings(options, config),
-            metrics.clone(),
-            &adapters,
-        )?;
+        let settings = event_settings(options, config);
+        let events = EngineEvents::try_new(index.clone(), settings, metrics.clone(), &adapters)?;
         let expectations = Arc::new(Expectations::new(index.clone()));
         let telemetry = telemetry(options)?;
         let decider = Decider::new(
@@ -131,6 +133,7 @@ impl Parts {
         let service = ext_proc_service(Arc::new(picker), options.max_request_body_bytes);
         let scraper = scraper(options, config, &metrics)?;
         let models = models_poller(options, config, &metrics, &adapters)?;
+        let sources = source_finder(options, config, &metrics)?;
         let (readiness, reloads) = (Readiness::default(), Arc::default());
         Ok(Self {
             pool,
@@ -143,6 +146,7 @@ impl Parts {
             events,
             scraper,
             models,
+            sources,
             discovery: config.discovery.clone(),
             expectations,
             decider,
@@ -217,11 +221,17 @@ impl Parts {
     }
 
     fn discover(&self, options: &ServeOptions, tasks: &Tasks) -> anyhow::Result<()> {
-        let list = EndpointList::load(&options.endpoints, self.discovery.as_ref())?;
+        let ranks = DataParallel {
+            size: options.data_parallel_size,
+            rank: None,
+            pinning: options.data_parallel_pinning,
+        };
+        let list = EndpointList::load_ranked(&options.endpoints, ranks, self.discovery.as_ref())?;
         let followers = Followers {
             scraper: self.scraper.clone(),
             models: self.models.clone(),
             events: self.events.clone(),
+            sources: self.sources.clone(),
             tasks: tasks.clone(),
         };
         let (readiness, metrics) = (self.readiness.clone(), self.metrics.clone());
@@ -337,10 +347,10 @@ fn event_settings(options: &ServeOptions, config: &CheckedConfig) -> EventSettin
         Some(events) => EventSettings {
             listen: events.listen,
             port: match events.discover_pods {
-                true => events.socket_port.unwrap_or(options.kv_events_port),
+                true => events.socket_port.or(options.kv_events_port).unwrap_or(DEFAULT_EVENTS_PORT),
                 false => 0,
             },
-            replay_port: events.replay_socket_port.unwrap_or(options.kv_replay_port),
+            replay_port: events.replay_socket_port.or(options.kv_replay_port).unwrap_or(0),
             topic_filter: events.topic_filter,
             shards: events.concurrency as usize,
         },
@@ -349,6 +359,25 @@ fn event_settings(options: &ServeOptions, config: &CheckedConfig) -> EventSettin
             EventSettings { listen: None, port: 0, replay_port: 0, topic_filter: String::new(), shards: 1 }
         }
     }
+}
+
+/// What asks engines where they publish, if anybody wants to know.
+fn source_finder(
+    options: &ServeOptions,
+    config: &CheckedConfig,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Option<SourceFinder>> {
+    let Some(events) = config.kv_events().filter(|_| options.kv_event_sources) else { return Ok(None) };
+    let settings = event_settings(options, config);
+    if settings.port == 0 && settings.listen.is_none() {
+        return Ok(None);
+    }
+    let given = GivenPorts {
+        events: events.socket_port.or(options.kv_events_port).is_some(),
+        replay: events.replay_socket_port.or(options.kv_replay_port).is_some(),
+    };
+    let finder = SourceFinder::try_new(config.metrics_source.as_ref(), given, metrics.clone());
+    Ok(Some(finder.context("asking engines where they publish KV events")?))
 }
 
 /// What scrapes metrics, if the configuration wants that.

@@ -66,7 +66,7 @@ fn publish(folder: &Path, endpoints: &[(&str, SocketAddr)]) {
 async fn start(recipe: Recipe, config_file: PathBuf, kv_events_port: u16) -> (Picker, EnvoyProxy, Client) {
     let options = PickerOptions {
         config_file: Some(config_file),
-        kv_events_port,
+        kv_events_port: Some(kv_events_port),
         ..PickerOptions::new(Policy::Precise)
     };
     let picker = Picker::start(&options).await;

@@ -75,7 +75,7 @@ fn another_chat_template_is_found_out() {
         let engines = SimulatedEngines::start(1, true).await;
         let options = PickerOptions {
             endpoints: engines.addresses(),
-            kv_events_port: engines.kv_events_port,
+            kv_events_port: Some(engines.kv_events_port),
             extra_args: vec!["--tokenizer".to_owned(), folder.path().to_str().unwrap().to_owned()],
             ..PickerOptions::new(Policy::Precise)
         };

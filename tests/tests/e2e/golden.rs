@@ -143,7 +143,8 @@ async fn predictions(scenario: &str, options: PickerOptions) -> Vec<Predicted> {
         // Nobody serves there: no request is sent on, and the block size is known from the events.
         false => vec![([127, 0, 0, 1], serving_port).into()],
     };
-    let picker = Picker::start(&PickerOptions { endpoints, kv_events_port, ..options }).await;
+    let picker =
+        Picker::start(&PickerOptions { endpoints, kv_events_port: Some(kv_events_port), ..options }).await;
     engine.until_heard_by(&picker).await;
     if lists_models {
         let is_listed = |endpoint: &Value| endpoint["models"].as_array().is_some();

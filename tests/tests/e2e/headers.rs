@@ -17,11 +17,12 @@ in_both_recipes!(
 const DESTINATION: &str = "x-gateway-destination-endpoint";
 
 /// What a client may send to be routed, or to have the engine talk to someone.
-const ROUTING_HEADERS: [&str; 5] = [
+const ROUTING_HEADERS: [&str; 6] = [
     DESTINATION,
     "x-prefiller-host-port",
     "x-encoder-hosts-ports",
     "x-data-parallel-host-port",
+    "x-data-parallel-rank",
     "x-kv-cache-source-host-port",
 ];
 

@@ -51,7 +51,7 @@ async fn predicted(recipe: Recipe, relearns: bool) -> Vec<u32> {
     let folder = tempfile::tempdir().unwrap();
     let options = PickerOptions {
         endpoints: engines.addresses(),
-        kv_events_port: engines.kv_events_port,
+        kv_events_port: Some(engines.kv_events_port),
         config_file: Some(config(&folder, relearns)),
         ..PickerOptions::new(Policy::Precise)
     };

@@ -71,7 +71,7 @@ async fn replay(version: &str, scenario: &str) -> Vec<(u64, u64)> {
         config_file: Some(config_file),
         // Nobody serves there: no request is sent on.
         endpoints: vec![([127, 0, 0, 1], serving_port).into()],
-        kv_events_port,
+        kv_events_port: Some(kv_events_port),
         ..PickerOptions::new(Policy::Precise)
     })
     .await;

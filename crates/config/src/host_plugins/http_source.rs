@@ -20,6 +20,12 @@ impl HttpSourceSpec {
         Self { path: "/v1/models".to_owned(), ..Self::metrics(name) }
     }
 
+    /// Where engines tell of their KV events: on the port on which they serve, with the TLS of their metrics.
+    pub fn kv_event_sources(metrics: Option<&Self>) -> Self {
+        let tls = metrics.and_then(|metrics| metrics.tls.clone());
+        Self { path: "/kv_event_sources".to_owned(), tls, ..Self::metrics("kv-event-sources") }
+    }
+
     /// The same with the parameters that are given.
     pub(crate) fn read(mut self, declared: &Declared<'_>, mistakes: &mut Mistakes) -> Self {
         let Some(node) = declared.parameters else { return self };

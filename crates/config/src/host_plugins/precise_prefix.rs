@@ -243,7 +243,7 @@ fn kv_events(node: &Node, spec: &mut PrecisePrefixSpec, mistakes: &mut Mistakes)
             spec.socket_port = u16::try_from(port).ok();
         }
         if let Some((port, _)) = fields.whole("replaySocketPort", 0..=65535, mistakes) {
-            spec.replay_socket_port = u16::try_from(port).ok().filter(|port| *port != 0);
+            spec.replay_socket_port = u16::try_from(port).ok();
         }
         for name in ["podLabelSelector", "podNamespace"] {
             if let Some((_, place)) = fields.text(name, mistakes) {

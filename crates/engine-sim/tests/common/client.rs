@@ -35,6 +35,19 @@ impl ApiClient {
         self.client.request(request).await.unwrap()
     }
 
+    /// POSTs JSON to one data-parallel rank.
+    pub(crate) async fn post_to_rank(&self, path: &str, rank: &str, body: Value) -> (u16, Value) {
+        let request = http::Request::post(format!("{}{path}", self.base))
+            .header("content-type", "application/json")
+            .header("X-data-parallel-rank", rank)
+            .body(Full::from(body.to_string()))
+            .unwrap();
+        let response = self.client.request(request).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap())
+    }
+
     pub(crate) async fn text(&self, method: &str, path: &str, body: String) -> (u16, String) {
         let response = self.send(method, path, body).await;
         let status = response.status().as_u16();

@@ -41,6 +41,10 @@ impl<'a> Charging<'a> {
         let state = self.state(row);
         let size = state.block_size_tokens()?;
         prompt.set(size)?;
+        if !state.engine.further_ranks().is_empty() {
+            // Nobody knows which of the ranks will hold them.
+            return None;
+        }
         let known_blocks = |at| self.signals.prefix.known_by_events(row, at);
         Some(self.expectations.expect(state.engine.slot()?, prompt, size, known_blocks, shortest))
     }
@@ -91,6 +95,7 @@ impl<'a> Charging<'a> {
         match self.prompt {
             // An engine has nothing to tell of these.
             Some(prompt) if !is_seen && prompt.total_tokens() < shortest => PredictionBasis::Nothing,
+            _ if is_approximate && !state.engine.further_ranks().is_empty() => PredictionBasis::Nothing,
             Some(_) if !is_seen && is_approximate && !is_followed() => PredictionBasis::Sent,
             Some(_) if !is_seen => PredictionBasis::Unseen,
             Some(_) if !is_approximate => PredictionBasis::Events,
@@ -113,7 +118,9 @@ impl<'a> Charging<'a> {
         decision.helpers().filter_map(|helper| {
             let row = helper.run.table_rows().next()?;
             let prefills = helper.stage == Stage::Prefill;
-            let expectation = if prefills { self.expectation(row) } else { None };
+            // A helper's sidecar isn't told which rank is meant.
+            let is_told = self.state(row).spec.ranks.sharing().is_none();
+            let expectation = if prefills && is_told { self.expectation(row) } else { None };
             Some(HelperPick {
                 stage: helper.stage,
                 profile: helper.run.name().clone(),

@@ -37,7 +37,7 @@ pub(super) fn explain(policy: &Policy, decision: &Decision<'_>, charging: &Charg
             Stage::Encode => Some(Fallback::NoEncodeEndpoint),
         }
     }));
-    let address = |row: usize| snapshot.endpoints[signals.pool_row(row)].address.clone();
+    let address = |row: usize| snapshot.states[signals.pool_row(row)].label.clone();
     Explanation {
         profile: run.name().clone(),
         considered: signals.len(),
@@ -109,7 +109,7 @@ fn profile_line(stage: &StageRun<'_>, charging: &Charging<'_>) -> Option<Profile
         return None;
     }
     let (run, signals) = (&stage.run, charging.signals);
-    let address = |row: usize| charging.snapshot.endpoints[signals.pool_row(row)].address.clone();
+    let address = |row: usize| charging.state(row).label.clone();
     let picked = run.table_rows().next();
     let cached = picked.map(|row| signals.prefix.main(row)).unwrap_or_default();
     Some(ProfileLine {
@@ -170,7 +170,7 @@ fn line_of(row: usize, charging: &Charging<'_>) -> CandidateLine {
     let metrics = state.last().copied().unwrap_or_default();
     let held = signals.prefix.main(row);
     CandidateLine {
-        endpoint: snapshot.endpoints[signals.pool_row(row)].address.clone(),
+        endpoint: snapshot.states[signals.pool_row(row)].label.clone(),
         filtered_by: None,
         scores: Vec::new(),
         total: 0.0,

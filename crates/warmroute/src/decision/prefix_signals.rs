@@ -91,6 +91,8 @@ struct FoundScratch {
     /// Block size and place in the index of each row.
     sizes: Vec<u32>,
     slots: Vec<Option<EngineSlot>>,
+    /// Row and place of every further rank that a request to the row may come to.
+    further: Vec<(u32, EngineSlot)>,
     /// How far each row can be trusted; empty where there are no events to lose.
     trusts: Vec<Trust>,
     /// How much matches count.
@@ -144,6 +146,15 @@ impl PrefixSignals {
         scratch.sizes.extend(states().map(|state| state.block_size_tokens().unwrap_or(0)));
         scratch.slots.clear();
         scratch.slots.extend(states().map(|state| state.engine.slot()));
+        scratch.further.clear();
+        for (row, state) in (0u32..).zip(states()) {
+            for rank in state.engine.further_ranks() {
+                match rank.slot() {
+                    Some(slot) => scratch.further.push((row, slot)),
+                    None => scratch.slots[row as usize] = None,
+                }
+            }
+        }
         scratch.trusts.clear();
         scratch.trusts.extend(states().map(|state| trust_in(state, from.model)));
         scratch.weights =
@@ -166,6 +177,7 @@ impl PrefixSignals {
             scratch.trusts.clear();
             scratch.weights = MatchWeights::default();
             scratch.slots.clear();
+            scratch.further.clear();
             producer.slots(states(from), &mut scratch.slots);
             found.clear(from.rows.len(), keys.prompt_tokens.len());
             let max_blocks = |size| producer.size(size).max_blocks;
@@ -252,8 +264,17 @@ impl Found {
         lookup: impl Fn(&[BlockKey], u32, &[EngineSlot], &mut LookupScratch, &mut [Match]),
     ) {
         let rows = self.held.len();
-        let FoundScratch { lookup: working, sizes, slots, trusts, weights, asked_rows, asked, matches } =
-            scratch;
+        let FoundScratch {
+            lookup: working,
+            sizes,
+            slots,
+            further,
+            trusts,
+            weights,
+            asked_rows,
+            asked,
+            matches,
+        } = scratch;
         for set in prompts.sets {
             let max_blocks = (prompts.max_blocks)(set.block_size_tokens);
             asked_rows.clear();
@@ -274,13 +295,21 @@ impl Found {
                     asked.push(*slot);
                 }
             }
+            let firsts = asked_rows.len();
+            for (row, slot) in further.iter() {
+                if asked_rows[..firsts].binary_search(row).is_ok() {
+                    asked_rows.push(*row);
+                    asked.push(*slot);
+                }
+            }
             for (at, (keys, tokens)) in set.prompts.iter().zip(prompts.tokens).enumerate() {
                 let keys = &keys[..keys.len().min(max_blocks)];
                 matches.clear();
                 matches.resize(asked.len(), Match::default());
                 let reusable_blocks = tokens.saturating_sub(1) / set.block_size_tokens.max(1);
                 lookup(keys, reusable_blocks, asked, working, matches);
-                for (asked, (row, found)) in asked_rows.iter().zip(&*matches).enumerate() {
+                least_of_ranks(asked_rows, firsts, matches);
+                for (asked, (row, found)) in asked_rows[..firsts].iter().zip(&*matches).enumerate() {
                     let row = *row as usize;
                     let trust = trusts.get(row).copied().unwrap_or(Trust::Exact);
                     let trusted = TrustedMatch::new(*found, working.offloaded(asked, found), trust, weights);
@@ -293,6 +322,18 @@ impl Found {
 
     fn known_blocks(&self, row: usize, prompt: usize) -> u32 {
         self.matches.get(prompt * self.held.len() + row).map_or(0, |found| found.known_blocks)
+    }
+}
+
+/// Leaves of each row what all of its ranks hold. The first so many matches are of the rows' first ranks; their rows
+/// ascend.
+fn least_of_ranks(rows: &[u32], firsts: usize, matches: &mut [Match]) {
+    let (first, further) = matches.split_at_mut(firsts);
+    for (row, found) in rows[firsts..].iter().zip(&*further) {
+        if let Ok(at) = rows[..firsts].binary_search(row) {
+            first[at].known_blocks = first[at].known_blocks.min(found.known_blocks);
+            first[at].expected_blocks = first[at].expected_blocks.min(found.expected_blocks);
+        }
     }
 }
 

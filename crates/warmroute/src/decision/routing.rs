@@ -5,15 +5,19 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use warmroute_plugin::Endpoint;
 use warmroute_scheduler::{Decision, ProfileHandler, ProfileRun, Stage};
 
+use crate::pool::EndpointState;
+
 /// `host:port` of the endpoint that computes the prompt.
 const PREFILLER: HeaderName = HeaderName::from_static("x-prefiller-host-port");
 /// `host:port` of the endpoints that encode media, with commas between.
 const ENCODERS: HeaderName = HeaderName::from_static("x-encoder-hosts-ports");
 /// `host:port` of the picked data-parallel rank, where the request goes to another port of its host.
 const RANK: HeaderName = HeaderName::from_static("x-data-parallel-host-port");
+/// The rank that is meant of those behind one address.
+const PINNED_RANK: HeaderName = HeaderName::from_static(warmroute_ext_proc::RANK_HEADER);
 
 /// Where the gateway sends a request for this endpoint.
-pub(super) fn destination(handler: &ProfileHandler, endpoint: &Endpoint) -> String {
+fn destination(handler: &ProfileHandler, endpoint: &Endpoint) -> String {
     match handler.primary_port() {
         Some(port) => with_port(&endpoint.address, port),
         None => endpoint.address.to_string(),
@@ -39,6 +43,31 @@ pub(super) fn set_headers(handler: &ProfileHandler, decision: &Decision<'_>, hea
     if handler.primary_port().is_some() {
         set(headers, RANK, addresses(&decision.primary(), 1));
     }
+}
+
+/// Pins the request to the endpoint's rank if that shares its address with others.
+pub(super) fn pin(endpoint: &EndpointState, headers: &mut HeaderMap) {
+    if let Some(rank) = endpoint.spec.ranks.header() {
+        headers.insert(PINNED_RANK, HeaderValue::from(rank));
+    }
+}
+
+/// Where the gateway may send the request, best first. What goes with it is the first one's: of further endpoints only
+/// those count that take the same header for a rank, or none as well. An address stands there once.
+pub(super) fn destinations<'a>(
+    handler: &ProfileHandler,
+    picked: impl Iterator<Item = &'a EndpointState>,
+) -> Vec<String> {
+    let mut destinations: Vec<String> = Vec::with_capacity(1);
+    let mut pinned = None;
+    for endpoint in picked {
+        let header = endpoint.spec.ranks.header();
+        let destination = destination(handler, &endpoint.endpoint);
+        if *pinned.get_or_insert(header) == header && !destinations.contains(&destination) {
+            destinations.push(destination);
+        }
+    }
+    destinations
 }
 
 /// The addresses of the picked endpoints, at most so many.

@@ -121,7 +121,7 @@ impl Diagnosis {
             engine.relearning.is_worthwhile();
         }
         EngineFacts {
-            endpoint: state.endpoint.address.to_string(),
+            endpoint: state.label.to_string(),
             follows_events: follows_events && is_followed,
             is_connected,
             is_seen,

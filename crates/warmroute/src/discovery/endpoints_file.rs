@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use warmroute_config::{ConfigError, ListedEndpoint, read_endpoints};
 
-use crate::pool::{DiscoveredEndpoint, EndpointSpec};
+use crate::pool::{DataParallel, DiscoveredEndpoint, EndpointSpec};
 
 /// Read at most: the limit of the format, and one byte to see that a file is over it.
 const READ_LIMIT_BYTES: u64 = (1 << 20) + 1;
@@ -111,7 +111,12 @@ fn parse(path: &Path, text: &[u8]) -> Result<Vec<DiscoveredEndpoint>, EndpointsF
 fn discovered(listed: ListedEndpoint) -> DiscoveredEndpoint {
     let name = format!("{}/{}", listed.namespace, listed.name);
     DiscoveredEndpoint {
-        spec: EndpointSpec { name, host: listed.address, port: listed.port },
+        spec: EndpointSpec::new(name, listed.address, listed.port),
         labels: listed.labels,
+        data_parallel: DataParallel {
+            size: listed.data_parallel_size,
+            rank: listed.data_parallel_rank,
+            pinning: listed.data_parallel_pinning.unwrap_or(true),
+        },
     }
 }

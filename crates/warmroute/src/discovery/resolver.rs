@@ -103,7 +103,7 @@ impl Resolver {
         let mut used = HashSet::new();
         let mut shadowed = HashSet::new();
         for listed in list {
-            let EndpointSpec { name, host, port } = &listed.spec;
+            let EndpointSpec { name, host, port, .. } = &listed.spec;
             let addresses = match host.parse::<IpAddr>() {
                 Ok(ip) => BTreeSet::from([ip]),
                 Err(_) => self.hosts.get(host).map(|known| known.addresses.clone()).unwrap_or_default(),
@@ -120,8 +120,8 @@ impl Resolver {
                     continue;
                 }
                 names.insert(key, called.clone());
-                let spec = EndpointSpec { name: called, host: ip.to_string(), port: *port };
-                resolved.push(DiscoveredEndpoint { spec, labels: listed.labels.clone() });
+                let spec = EndpointSpec::new(called, ip.to_string(), *port);
+                resolved.push(DiscoveredEndpoint { spec, ..listed.clone() });
             }
         }
         for name in shadowed.difference(&self.shadowed) {

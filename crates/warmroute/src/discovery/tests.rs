@@ -62,7 +62,8 @@ impl Fixture {
             EventSettings { listen: None, port: 0, replay_port: 0, topic_filter: String::new(), shards: 1 };
         let adapters = Arc::new(AdapterNames::default());
         let events = EngineEvents::try_new(index, settings, self.metrics.clone(), &adapters).unwrap();
-        let followers = Followers { scraper: None, models: None, events, tasks: self.tasks.clone() };
+        let followers =
+            Followers { scraper: None, models: None, events, sources: None, tasks: self.tasks.clone() };
         let (readiness, metrics) = (self.readiness.clone(), self.metrics.clone());
         let mut discovery = Discovery::new(list, self.pool.clone(), followers, readiness, metrics);
         discovery.file_interval = FAST;
@@ -239,7 +240,7 @@ fn resolver(metrics: &Arc<Metrics>) -> (Resolver, Answers) {
 }
 
 fn entry(name: &str, host: &str) -> DiscoveredEndpoint {
-    EndpointSpec { name: name.to_owned(), host: host.to_owned(), port: 1 }.into()
+    EndpointSpec::new(name, host, 1).into()
 }
 
 fn shown(resolved: &[DiscoveredEndpoint]) -> Vec<String> {

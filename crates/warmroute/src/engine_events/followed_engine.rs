@@ -52,6 +52,14 @@ impl FollowedEngine {
         Self { feed, told, sink: ViewSink { endpoint, view, state, metrics, adapters }, orders }
     }
 
+    /// The engine publishes elsewhere: nothing of what it said before can be continued.
+    pub(super) fn moved(&mut self, settings: FeedSettings) {
+        self.sink.start_generation();
+        self.feed = EngineFeed::new(settings, unix_ms());
+        self.orders.send_replace(None);
+        self.tell(None);
+    }
+
     /// Attempts to connect begin.
     pub(super) fn followed(&mut self) {
         self.feed.followed(unix_ms());

@@ -9,7 +9,7 @@ use anyhow::Context;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use warmroute_kv_events::{FeedSettings, LiveMessage, ReplayOrder};
 use warmroute_kv_index::EngineView;
-use warmroute_plugin::{Endpoint, EndpointId};
+use warmroute_plugin::EndpointId;
 
 use super::followed_engine::FollowedEngine;
 use super::replayer::ReplayedBatches;
@@ -25,6 +25,7 @@ const QUEUE_MESSAGES: usize = 16 * 1024;
 enum Work {
     Add(EndpointId, Box<FollowedEngine>),
     Remove(EndpointId),
+    Moved(EndpointId, FeedSettings),
     Followed(EndpointId),
     Connected(EndpointId),
     ConnectionLost(EndpointId),
@@ -61,25 +62,30 @@ impl ShardHandle {
         Ok(Self { queue, metrics, adapters })
     }
 
-    /// Takes an engine on. Replays that it needs are ordered through the receiver.
+    /// Takes an engine on, which metrics and logs call `label`. Replays that it needs are ordered through the receiver.
     pub(super) async fn add(
         &self,
-        endpoint: &Endpoint,
+        id: EndpointId,
+        label: Arc<str>,
         view: EngineView,
         state: Arc<EngineState>,
         settings: FeedSettings,
     ) -> watch::Receiver<Option<ReplayOrder>> {
         let (orders, receiver) = watch::channel(None);
         let (metrics, adapters) = (self.metrics.clone(), self.adapters.clone());
-        let address = endpoint.address.clone();
-        let engine = FollowedEngine::new(address, view, state, settings, orders, metrics, adapters);
-        self.control(Work::Add(endpoint.id, Box::new(engine))).await;
+        let engine = FollowedEngine::new(label, view, state, settings, orders, metrics, adapters);
+        self.control(Work::Add(id, Box::new(engine))).await;
         receiver
     }
 
     /// Lets an engine go: every trace of it leaves the index.
     pub async fn remove(&self, endpoint: EndpointId) {
         self.control(Work::Remove(endpoint)).await;
+    }
+
+    /// Tells that the engine publishes elsewhere, and that nobody is connected there yet.
+    pub(super) async fn moved(&self, endpoint: EndpointId, settings: FeedSettings) {
+        self.control(Work::Moved(endpoint, settings)).await;
     }
 
     /// Tells that attempts to connect begin.
@@ -170,6 +176,7 @@ impl Shard {
                 Work::Remove(endpoint) => {
                     self.engines.remove(&endpoint);
                 }
+                Work::Moved(endpoint, settings) => self.with(endpoint, |engine| engine.moved(settings)),
                 Work::Followed(endpoint) => self.with(endpoint, FollowedEngine::followed),
                 Work::Connected(endpoint) => self.with(endpoint, FollowedEngine::connected),
                 Work::ConnectionLost(endpoint) => self.with(endpoint, FollowedEngine::connection_lost),

@@ -1,13 +1,14 @@
 //! What is known of one engine from its events, for decisions, the status page and receipts.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use warmroute_kv_events::{Trust, TrustReason, TrustState};
 use warmroute_kv_index::EngineSlot;
 
+use super::event_target::SourceStatus;
 use super::relearning::Relearning;
 use super::trust_change::TrustChange;
 
@@ -39,6 +40,9 @@ pub struct EngineState {
     generation: AtomicU64,
     /// When requests ask it to announce again what they hit.
     pub relearning: Relearning,
+    source: Mutex<SourceStatus>,
+    /// Further data-parallel ranks that a request to the same endpoint may come to; nearly always none.
+    further: Box<[Arc<EngineState>]>,
 }
 
 /// What trust in an engine's view follows from.
@@ -92,6 +96,9 @@ pub struct EngineStatus {
     pub undecodable_messages: u64,
     /// Events that were understood but not applied.
     pub skipped_events: u64,
+    /// Where its events are read. Of several ranks, the first one's, or that of the first with a problem.
+    #[serde(flatten)]
+    pub source: SourceStatus,
 }
 
 /// Blocks beside GPU memory, by tier.
@@ -106,7 +113,18 @@ pub struct OffloadedStatus {
 }
 
 impl EngineState {
-    /// The engine's place in the index, once it has one.
+    /// So many ranks, of which the engine chooses one for each request. Whatever is asked of them all is true of each:
+    /// they are seen if all are, and trusted as far as the worst.
+    pub fn of_ranks(ranks: u16) -> Self {
+        Self { further: (1..ranks).map(|_| Arc::default()).collect(), ..Self::default() }
+    }
+
+    /// The further ranks that a request to the same endpoint may come to.
+    pub fn further_ranks(&self) -> &[Arc<EngineState>] {
+        &self.further
+    }
+
+    /// The engine's place in the index, once it has one. Of several ranks, the first one's.
     pub fn slot(&self) -> Option<EngineSlot> {
         self.slot.get().copied()
     }
@@ -124,12 +142,15 @@ impl EngineState {
     /// How far the view of the engine's cache can be trusted.
     pub fn trust(&self) -> Trust {
         let from_worst = usize::from(self.trust_from_worst.load(Ordering::Relaxed));
-        Trust::ALL.into_iter().rev().nth(from_worst).unwrap_or_default()
+        let trust = Trust::ALL.into_iter().rev().nth(from_worst).unwrap_or_default();
+        self.further.iter().map(|rank| rank.trust()).fold(trust, Trust::max)
     }
 
     /// The same with its reason, and since when.
     pub fn trust_state(&self) -> TrustState {
-        self.trust.lock().in_effect()
+        let own = self.trust.lock().in_effect();
+        let worse = |worst: TrustState, rank: TrustState| if rank.trust > worst.trust { rank } else { worst };
+        self.further.iter().map(|rank| rank.trust_state()).fold(own, worse)
     }
 
     /// How far the view could be trusted if deliveries were as promised.
@@ -183,28 +204,46 @@ impl EngineState {
 
     /// Blocks that the engine is known to hold.
     pub fn blocks(&self) -> u64 {
-        self.blocks.load(Ordering::Relaxed)
+        self.sum(|rank| &rank.blocks)
     }
 
     /// For the status page; `block_size_tokens` is the one that decisions use.
     pub fn status(&self, block_size_tokens: Option<u32>) -> EngineStatus {
         let trust = self.trust_state();
-        let [cpu, storage, other] = self.offloaded.each_ref().map(|blocks| blocks.load(Ordering::Relaxed));
+        let offloaded: [fn(&Self) -> &AtomicU64; 3] =
+            [|rank| &rank.offloaded[0], |rank| &rank.offloaded[1], |rank| &rank.offloaded[2]];
+        let [cpu, storage, other] = offloaded.map(|blocks| self.sum(blocks));
         EngineStatus {
             trust: trust.trust,
             trust_reason: trust.reason,
             trust_since_unix_ms: trust.since_ms,
             connected: self.is_connected(),
             block_size_tokens,
-            blocks: self.blocks.load(Ordering::Relaxed),
+            blocks: self.blocks(),
             offloaded_blocks: OffloadedStatus { cpu, storage, other },
-            batches: self.batches.load(Ordering::Relaxed),
+            batches: self.sum(|rank| &rank.batches),
             last_seq: self.last_seq_plus_one.load(Ordering::Relaxed).checked_sub(1),
-            missed_batches: self.missed.load(Ordering::Relaxed),
-            restarts: self.restarts.load(Ordering::Relaxed),
-            undecodable_messages: self.undecodable.load(Ordering::Relaxed),
-            skipped_events: self.skipped.load(Ordering::Relaxed),
+            missed_batches: self.sum(|rank| &rank.missed),
+            restarts: self.sum(|rank| &rank.restarts),
+            undecodable_messages: self.sum(|rank| &rank.undecodable),
+            skipped_events: self.sum(|rank| &rank.skipped),
+            source: self.source(),
         }
+    }
+
+    fn source(&self) -> SourceStatus {
+        let own = self.source.lock().clone();
+        let mut further = self.further.iter().map(|rank| rank.source());
+        match own.problem {
+            None => further.find(|source| source.problem.is_some()).unwrap_or(own),
+            Some(_) => own,
+        }
+    }
+
+    /// Says where events are read. Returns whether that is new.
+    pub(super) fn set_source(&self, source: SourceStatus) -> bool {
+        let before = std::mem::replace(&mut *self.source.lock(), source.clone());
+        before != source
     }
 
     /// Whether what the engine holds is seen: its events arrive, at least one batch was applied, its block size is known,
@@ -214,6 +253,13 @@ impl EngineState {
             && self.batches.load(Ordering::Relaxed) > 0
             && self.block_size_tokens() > 0
             && !self.unsupported.load(Ordering::Relaxed)
+            && self.further.iter().all(|rank| rank.is_seen())
+    }
+
+    /// A counter, over all ranks.
+    fn sum(&self, counter: fn(&Self) -> &AtomicU64) -> u64 {
+        let further: u64 = self.further.iter().map(|rank| counter(rank).load(Ordering::Relaxed)).sum();
+        counter(self).load(Ordering::Relaxed) + further
     }
 
     /// Whether the engine may hold blocks that were stored before anybody listened, and tells of those that can be
@@ -240,7 +286,7 @@ impl EngineState {
 
     /// Whether the engine's events arrive.
     pub fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::Relaxed)
+        self.connected.load(Ordering::Relaxed) && self.further.iter().all(|rank| rank.is_connected())
     }
 
     /// Says whether the engine's events arrive. Returns what it was before.

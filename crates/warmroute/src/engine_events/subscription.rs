@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use warmroute_kv_events::zmtp::{SessionEvent, SocketType};
 use warmroute_kv_events::{LiveMessage, LiveMessageError};
@@ -51,6 +52,8 @@ pub struct Subscription {
     pub shard: ShardHandle,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Who is told that a connection ended, or could not be made.
+    pub ended: Option<Arc<Notify>>,
 }
 
 impl Subscription {
@@ -65,6 +68,9 @@ impl Subscription {
             let was_connected = self.disconnected();
             if was_connected {
                 self.shard.connection_lost(self.source.id).await;
+            }
+            if let Some(ended) = &self.ended {
+                ended.notify_one();
             }
             self.metrics.events.errors.with_label_values(&[&*self.source.endpoint, end.operation()]).inc();
             if was_connected || !told {

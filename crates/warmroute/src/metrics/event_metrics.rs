@@ -35,6 +35,8 @@ pub struct EventMetrics {
     pub removals_forwarded: IntCounter,
     /// Blocks known to be held beside GPU memory over all engines, per tier.
     pub offloaded: IntGaugeVec,
+    /// Questions where engines publish, per outcome.
+    pub source_questions: IntCounterVec,
     /// Batches waiting for their shard.
     pub queue_depth: IntGauge,
     /// Shards.
@@ -66,8 +68,7 @@ impl EventMetrics {
 
     pub(super) fn try_new(make: &Maker) -> Result<Self, Error> {
         Ok(Self {
-            subscribers: make
-                .gauge("llm_d_epp_kv_cache_events_active_subscribers", "Connected subscriptions.")?,
+            subscribers: subscribers(make)?,
             batches: make.counters(
                 "llm_d_epp_kv_cache_events_messages_received_total",
                 "Batches of KV events received.",
@@ -119,6 +120,7 @@ impl EventMetrics {
                 "Removed blocks that are gone.",
             )?,
             offloaded: offloaded(make)?,
+            source_questions: source_questions(make)?,
             queue_depth: make.gauge("llm_d_epp_kv_cache_events_pool_queue_depth", "Batches waiting.")?,
             shards: make.gauge("llm_d_epp_kv_cache_events_pool_capacity", "Threads that apply events.")?,
         })
@@ -133,4 +135,16 @@ fn offloaded(make: &Maker) -> Result<IntGaugeVec, Error> {
 fn replays(make: &Maker) -> Result<IntCounterVec, Error> {
     let help = "Replays of KV events, by how they ended.";
     make.counters("warmroute_kv_event_replays_total", help, &["outcome"])
+}
+
+fn subscribers(make: &Maker) -> Result<IntGauge, Error> {
+    make.gauge("llm_d_epp_kv_cache_events_active_subscribers", "Connected subscriptions.")
+}
+
+fn source_questions(make: &Maker) -> Result<IntCounterVec, Error> {
+    make.counters(
+        "warmroute_kv_event_source_questions_total",
+        "Times that an engine was asked where it publishes KV events (GET /kv_event_sources).",
+        &["outcome"],
+    )
 }

@@ -130,7 +130,7 @@ mod tests {
         let metrics = Metrics::try_new().unwrap();
         let pool = std::sync::Arc::new(Pool::new("p"));
         metrics.show_pool(&pool).unwrap();
-        let spec = |name: &str| EndpointSpec { name: name.to_owned(), host: "h".to_owned(), port: 1 };
+        let spec = |name: &str| EndpointSpec::new(name, "h", 1);
         pool.update(&[spec("gpu/vllm-0")]);
         let state = pool.snapshot().states[0].clone();
         state.scraped(EndpointMetrics::new(7, 1, 0.0), Instant::now());

@@ -111,7 +111,7 @@ mod tests {
         let make = Maker::new();
         let metrics = PoolMetrics::try_new(&make).unwrap();
         let pool = Pool::new("p");
-        let spec = |host: &str| EndpointSpec { name: host.to_owned(), host: host.to_owned(), port: 1 };
+        let spec = |host: &str| EndpointSpec::new(host, host, 1);
         pool.update(&[spec("a"), spec("b"), spec("c"), spec("never")]);
         let (now, limit) = (Instant::now(), Duration::from_secs(2));
         let states = pool.snapshot().states.clone();

@@ -74,11 +74,16 @@ impl ModelsPoller {
     /// Asks one endpoint until it leaves the pool. Says once when that begins to fail and once when it works again;
     /// every failure is counted, and the last list stays.
     pub async fn run(self, endpoint: Arc<EndpointState>) {
-        let gone = endpoint.gone.clone();
-        gone.run_until_cancelled(self.poll_forever(&endpoint)).await;
+        self.run_rows(vec![endpoint]).await;
     }
 
-    async fn poll_forever(&self, endpoint: &EndpointState) {
+    /// The same for the ranks of one address, which serve the same models. They leave together.
+    pub async fn run_rows(self, rows: Vec<Arc<EndpointState>>) {
+        let Some(first) = rows.first() else { return };
+        first.gone.run_until_cancelled(self.poll_forever(first, &rows)).await;
+    }
+
+    async fn poll_forever(&self, endpoint: &EndpointState, rows: &[Arc<EndpointState>]) {
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let address = &endpoint.endpoint.address;
@@ -91,7 +96,7 @@ impl ModelsPoller {
                     if self.names_only {
                         continue;
                     }
-                    endpoint.publish_models(models);
+                    rows.iter().for_each(|row| row.publish_models(models.clone()));
                     if failing {
                         tracing::info!(endpoint = %address, "models are listed again");
                     }

@@ -8,7 +8,7 @@ use warmroute_plugin::EndpointMetrics;
 
 use super::exposition::{NameTable, Sample, unescaped};
 use crate::delivered::PrefixCounters;
-use crate::pool::{Adapters, Scrape};
+use crate::pool::{Adapters, Ranks, Scrape};
 
 /// Data-parallel ranks of one page that are told apart; further ones count as none.
 const MAX_RANKS: usize = 256;
@@ -149,9 +149,31 @@ impl PageReader {
     /// # Errors
     /// The page has none of the metrics that tell the engine's load, nor its description of the cache.
     pub fn read(&self, page: &str, at: Instant, previous: Option<&Scrape>) -> Result<PageContent, NoLoad> {
+        self.read_ranks(page, at, previous, Ranks::default())
+    }
+
+    /// The same for the ranks behind an endpoint. Of one that shares its address, series of other ranks don't count,
+    /// however those are configured to be combined; series that name no rank do.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_ranks(
+        &self,
+        page: &str,
+        at: Instant,
+        previous: Option<&Scrape>,
+        ranks: Ranks,
+    ) -> Result<PageContent, NoLoad> {
         let mut found: Vec<Series<'_>> = self.metrics.iter().map(|_| Series::default()).collect();
+        let wanted_rank = ranks.sharing().map(|rank| rank.to_string());
+        let is_another = |sample: &Sample<'_>| {
+            let wanted = wanted_rank.as_deref();
+            wanted.is_some_and(|wanted| rank_of(sample).is_some_and(|rank| rank != wanted))
+        };
         for line in page.lines() {
-            if let Some((name, sample)) = self.names.sample_of(line) {
+            if let Some((name, sample)) = self.names.sample_of(line)
+                && !is_another(&sample)
+            {
                 for &wanted in &self.by_name[name] {
                     self.take(&self.metrics[wanted], &mut found[wanted], sample);
                 }
@@ -176,7 +198,20 @@ impl PageReader {
             return Err(NoLoad { engine: self.engine.clone(), missing });
         }
         let previous = previous.filter(|previous| previous.engine == self.engine);
-        Ok(PageContent { scrape: self.scrape(&found, at, previous), missing })
+        let mut scrape = self.scrape(&found, at, previous);
+        if let Ranks::Pinned { of, .. } = ranks
+            && self.is_cache_size_told(&found)
+        {
+            // vLLM tells every rank's series the blocks of all (`vllm/v1/engine/core_client.py` adds them up).
+            scrape.metrics.num_gpu_blocks /= u32::from(of).max(1);
+        }
+        Ok(PageContent { scrape, missing })
+    }
+
+    /// Whether this page tells the number of blocks.
+    fn is_cache_size_told(&self, found: &[Series<'_>]) -> bool {
+        let mut told = self.metrics.iter().zip(found).filter(|(_, series)| !series.ranks.is_empty());
+        told.any(|(wanted, _)| matches!(wanted.meaning, Meaning::CacheInfo | Meaning::NumBlocks))
     }
 
     fn take<'a>(&self, wanted: &Wanted, series: &mut Series<'a>, sample: Sample<'a>) {
@@ -188,8 +223,7 @@ impl PageReader {
             Meaning::Adapters => ("", sample.value),
             meaning if meaning.is_counter() => (sample.labels, sample.timestamp),
             meaning if meaning.is_load() && self.ranks == RankSeries::Combined => {
-                let rank = RANK_LABELS.iter().find_map(|label| sample.label(label));
-                (rank.unwrap_or_default(), sample.timestamp)
+                (rank_of(&sample).unwrap_or_default(), sample.timestamp)
             }
             _ => ("", sample.timestamp),
         };
@@ -288,6 +322,11 @@ impl<'a> Series<'a> {
     fn mean(&self) -> f64 {
         self.sum() / self.ranks.len().max(1) as f64
     }
+}
+
+/// The data-parallel rank that a sample names.
+fn rank_of<'a>(sample: &Sample<'a>) -> Option<&'a str> {
+    RANK_LABELS.iter().find_map(|label| sample.label(label))
 }
 
 /// The adapters that the labels name; those of `previous` if they are the same.

@@ -278,7 +278,7 @@ async fn the_endpoint_that_prefills_was_sent_the_prompt_too() {
     let labelled = snapshot.states.iter().enumerate().map(|(at, state)| {
         let role = if at % 2 == 0 { "prefill" } else { "decode" };
         let labels = [("llm-d.ai/role".to_owned(), role.to_owned())].into();
-        DiscoveredEndpoint { spec: state.spec.clone(), labels }
+        DiscoveredEndpoint { labels, ..state.spec.clone().into() }
     });
     let labelled: Vec<_> = labelled.collect();
     fixture.pool.update(&labelled);

@@ -51,7 +51,7 @@ impl Central {
     fn endpoints(&self, numbers: &[u8]) {
         let spec = |number: &u8| {
             let host = format!("10.0.0.{number}");
-            EndpointSpec { name: host.clone(), host, port: 8000 }
+            EndpointSpec::new(host.clone(), host, 8000)
         };
         for added in self.pool.update(&numbers.iter().map(spec).collect::<Vec<_>>()).added {
             self.tasks.spawn("engine", self.events.clone().follow(added));

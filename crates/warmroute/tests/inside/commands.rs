@@ -133,9 +133,8 @@ fn a_good_file_is_ok_and_an_unreadable_one_is_neither() {
     let flow = "who reads what:
   queue-scorer                 metrics of metrics-data-source, by /metrics of every engine
   kv-cache-utilization-scorer  metrics of metrics-data-source, by /metrics of every engine
-  prefix-cache-scorer          prefix matches of approx-prefix-cache-producer, by KV events of every engine at \
-                --kv-events-port where they are seen, else what this picker has sent to each endpoint, and token \
-                ids by --tokenizer
+  prefix-cache-scorer          prefix matches of approx-prefix-cache-producer, by KV events of every engine \
+                where they are seen, else what this picker has sent to each endpoint, and token ids by --tokenizer
   utilization-detector         metrics of metrics-data-source, by /metrics of every engine
 ";
     assert_eq!(out(&output), format!("{path}: ok\n\n{flow}"));

@@ -147,10 +147,9 @@ impl Scraped {
     }
 
     fn label(&self, address: SocketAddr, labels: &[(&str, &str)]) {
-        let spec =
-            EndpointSpec { name: "e".to_owned(), host: address.ip().to_string(), port: address.port() };
+        let spec = EndpointSpec::new("e", address.ip().to_string(), address.port());
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        self.pool.update(&[DiscoveredEndpoint { spec, labels: labels.collect() }]);
+        self.pool.update(&[DiscoveredEndpoint { labels: labels.collect(), ..spec.into() }]);
     }
 
     /// Waits until the endpoint is as wanted.

@@ -86,7 +86,7 @@ pub(crate) struct Fixture {
 }
 
 fn spec(at: usize) -> EndpointSpec {
-    EndpointSpec { name: format!("engine-{at}"), host: format!("127.0.0.{}", at + 2), port: 8000 }
+    EndpointSpec::new(format!("engine-{at}"), format!("127.0.0.{}", at + 2), 8000)
 }
 
 /// The command line's options with a configuration as text.

@@ -101,13 +101,12 @@ impl World {
     }
 
     fn endpoints(&mut self, present: [bool; 4]) {
-        let spec =
-            |at: usize| EndpointSpec { name: format!("e{at}"), host: format!("127.0.1.{at}"), port: 1 };
+        let spec = |at: usize| EndpointSpec::new(format!("e{at}"), format!("127.0.1.{at}"), 1);
         // Half of them prefill.
         let labelled = |at: usize| {
             let role = if at.is_multiple_of(2) { "prefill" } else { "decode" };
             let labels = BTreeMap::from([("llm-d.ai/role".to_owned(), role.to_owned())]);
-            DiscoveredEndpoint { spec: spec(at), labels }
+            DiscoveredEndpoint { labels, ..spec(at).into() }
         };
         let endpoints: Vec<_> = (0..4).filter(|at| present[*at]).map(labelled).collect();
         self.ever.extend(self.fixture.pool.update(&endpoints).added);

@@ -18,6 +18,7 @@ mod metrics_page;
 mod overload;
 mod parsing;
 mod picking;
+mod ranks;
 mod relearning;
 mod reload;
 mod rendering;

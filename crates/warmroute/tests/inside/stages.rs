@@ -50,7 +50,7 @@ fn fixture(config: &str, roles: &[&str]) -> Fixture {
     let fixture = Fixture::new(config, roles.len());
     let labelled = |(state, role): (&std::sync::Arc<warmroute::pool::EndpointState>, &&str)| {
         let labels = BTreeMap::from([("llm-d.ai/role".to_owned(), (*role).to_owned())]);
-        DiscoveredEndpoint { spec: state.spec.clone(), labels }
+        DiscoveredEndpoint { labels, ..state.spec.clone().into() }
     };
     let endpoints: Vec<_> = fixture.pool.snapshot().states.iter().zip(roles).map(labelled).collect();
     fixture.pool.update(&endpoints);

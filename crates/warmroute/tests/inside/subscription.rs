@@ -43,8 +43,7 @@ impl Followed {
     }
 
     fn endpoints(&self, hosts: &[&str]) {
-        let spec =
-            |host: &&str| EndpointSpec { name: (*host).to_owned(), host: (*host).to_owned(), port: 8000 };
+        let spec = |host: &&str| EndpointSpec::new(*host, *host, 8000);
         for added in self.pool.update(&hosts.iter().map(spec).collect::<Vec<_>>()).added {
             self.tasks.spawn("subscription", self.events.clone().follow(added));
         }

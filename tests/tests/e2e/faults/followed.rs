@@ -42,7 +42,7 @@ impl Followed {
         let (tasks, _ends) = Tasks::new();
         let pool = Pool::new("p");
         let specs: Vec<EndpointSpec> =
-            hosts.into_iter().map(|host| EndpointSpec { name: host.clone(), host, port: 8000 }).collect();
+            hosts.into_iter().map(|host| EndpointSpec::new(host.clone(), host, 8000)).collect();
         for added in pool.update(&specs).added {
             tasks.spawn("subscription", events.clone().follow(added));
         }

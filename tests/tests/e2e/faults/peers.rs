@@ -120,7 +120,7 @@ fn an_engine_that_wants_a_login_is_told() {
 
             let picker = Picker::start(&PickerOptions {
                 endpoints: vec!["127.0.0.1:9".parse().unwrap()],
-                kv_events_port: publisher.port(),
+                kv_events_port: Some(publisher.port()),
                 ..PickerOptions::new(Policy::Precise)
             })
             .await;

@@ -35,7 +35,7 @@ impl Bench {
         }
         let picker = Picker::start(&PickerOptions {
             endpoints: addresses.to_vec(),
-            kv_events_port: port,
+            kv_events_port: Some(port),
             extra_args: vec![format!("--kv-replay-port={replay_port}")],
             ..PickerOptions::new(Policy::Precise)
         })

@@ -42,6 +42,24 @@ fn numbers(metrics: &EndpointMetrics) -> (u32, u32, f64, u32, u32) {
 }
 
 #[test]
+fn a_rank_that_shares_its_address_has_its_own_series() {
+    let (reader, page) = (reader("{}", "vllm"), recorded("engines/vllm-ranks-lora.txt"));
+    let of_rank = |rank, page: &str| {
+        let content =
+            reader.read_ranks(page, Instant::now(), None, Ranks::Pinned { rank, header: rank, of: 2 });
+        content.map(|content| numbers(&content.scrape.metrics))
+    };
+    // The blocks of both ranks are in the label.
+    assert_eq!(of_rank(0, &page), Ok((0, 4, 0.25, 16, 1024)));
+    assert_eq!(of_rank(1, &page), Ok((6, 1, 0.75, 16, 1024)));
+    assert!(of_rank(2, &page).is_err(), "no rank of the page is this one");
+    assert_eq!(of_rank(1, "vllm:num_requests_waiting 3\n"), Ok((3, 0, 0.0, 0, 0)));
+    // The engine itself chooses: it is as busy as its ranks together.
+    let both = reader.read_ranks(&page, Instant::now(), None, Ranks::Unpinned { first: 0, of: 2 }).unwrap();
+    assert_eq!(numbers(&both.scrape.metrics), (6, 5, 0.5, 16, 2048));
+}
+
+#[test]
 fn every_built_in_engine_has_its_page_read() {
     for (engine, page, expected) in [
         ("sglang", "engines/sglang.txt", (7, 5, 0.375, 64, 1024)),

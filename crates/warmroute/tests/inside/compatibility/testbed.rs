@@ -111,7 +111,7 @@ impl Testbed {
             let lengths =
                 seat.lengths.map(|range| ("llm-d.ai/context-length-range".to_owned(), range.to_owned()));
             let labels: BTreeMap<_, _> = std::iter::once(host).chain(role).chain(lengths).collect();
-            DiscoveredEndpoint { spec: state.spec.clone(), labels }
+            DiscoveredEndpoint { labels, ..state.spec.clone().into() }
         });
         self.fixture.pool.update(&labelled.collect::<Vec<_>>());
     }
