@@ -31,6 +31,9 @@ pub(crate) struct Expectations {
     chains: RwLock<ExpectedChains>,
 }
 
+/// 32 KiB for each set.
+const COUNTS: usize = 8_192;
+
 impl Expectations {
     pub(crate) fn new(max_blocks: usize) -> Self {
         Self {
@@ -38,8 +41,8 @@ impl Expectations {
             blocks: AtomicUsize::new(0),
             last_number: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            first_keys: KeyCounts::new(),
-            last_keys: KeyCounts::new(),
+            first_keys: KeyCounts::new(COUNTS),
+            last_keys: KeyCounts::new(COUNTS),
             chains: RwLock::default(),
         }
     }

@@ -8,12 +8,11 @@ pub(crate) struct KeyCounts {
     counts: Box<[AtomicU32]>,
 }
 
-/// A power of two. 32 KiB: they stay in a core's cache, and thousands of keys in few of them.
-const COUNTS: usize = 8_192;
-
 impl KeyCounts {
-    pub(crate) fn new() -> Self {
-        Self { counts: (0..COUNTS).map(|_| AtomicU32::new(0)).collect() }
+    /// With so many counts, a power of two, of 4 bytes each. Few of them stay in a core's cache; many say of more keys
+    /// that one isn't there.
+    pub(crate) fn new(counts: usize) -> Self {
+        Self { counts: (0..counts.next_power_of_two()).map(|_| AtomicU32::new(0)).collect() }
     }
 
     pub(crate) fn add(&self, key: BlockKey) {
@@ -31,19 +30,19 @@ impl KeyCounts {
     }
 
     fn count(&self, key: BlockKey) -> &AtomicU32 {
-        &self.counts[key.0 as usize % COUNTS]
+        &self.counts[key.0 as usize & (self.counts.len() - 1)]
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{COUNTS, KeyCounts};
+    use super::KeyCounts;
     use crate::BlockKey;
 
     #[test]
     fn keys_that_share_a_count_are_told_from_none() {
-        let counts = KeyCounts::new();
-        let (one, other) = (BlockKey(5), BlockKey(5 + COUNTS as u64));
+        let counts = KeyCounts::new(64);
+        let (one, other) = (BlockKey(5), BlockKey(5 + 64));
         assert!(!counts.may_contain(one));
         counts.add(one);
         counts.add(other);

@@ -3,6 +3,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_utils::CachePadded;
+
 use crate::expectation::Expectations;
 use crate::layers::Layers;
 use crate::lookup::common_blocks;
@@ -71,7 +73,8 @@ pub struct KvIndex {
     limits: IndexLimits,
     pub(crate) runs: Runs,
     pub(crate) slots: Slots,
-    entries: AtomicUsize,
+    /// Writers write it all the time, so that it mustn't lie beside what readers read.
+    entries: CachePadded<AtomicUsize>,
     refused_blocks: AtomicU64,
     pub(crate) expectations: Expectations,
     pub(crate) layers: Layers,
@@ -87,7 +90,7 @@ impl KvIndex {
             limits,
             runs: Runs::new(),
             slots: Slots::new(limits.max_engines),
-            entries: AtomicUsize::new(0),
+            entries: CachePadded::default(),
             refused_blocks: AtomicU64::new(0),
             expectations: Expectations::new(limits.max_expected_blocks),
             layers: Layers::default(),

@@ -121,11 +121,17 @@ impl KvIndex {
         scratch: &mut LookupScratch,
         matches: &mut [Match],
     ) {
-        let changes = self.slots.changes();
+        let rows = slots.len().min(matches.len());
         // Before the holders: an expectation that is over by now leaves its blocks behind.
+        let is_any_expected = self.expectations.blocks() > 0;
+        if !is_any_expected && !keys.first().is_some_and(|first| self.runs.may_begin_with(*first)) {
+            matches[..rows].fill(Match::default());
+            return;
+        }
+        let changes = self.slots.changes();
         self.find_covers(keys, scratch);
         if !self.find_known(keys, scratch) && scratch.covers.is_empty() {
-            matches.iter_mut().zip(slots).for_each(|(row, _)| *row = Match::default());
+            matches[..rows].fill(Match::default());
             return;
         }
         // After what was found above: where it is held is told before it is stored.

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use smallvec::SmallVec;
 
 use crate::BlockKey;
@@ -17,8 +19,8 @@ pub(crate) struct Run {
     pub(crate) start: u32,
     /// The run whose last block comes before the first of this one.
     pub(crate) parent: u32,
-    /// Runs whose parent this is.
-    pub(crate) children: u32,
+    /// Runs whose parent this is. Atomic, since one is added while others read this run.
+    pub(crate) children: AtomicU32,
     /// Those of them that are empty.
     pub(crate) empty_children: EmptyRuns,
     /// Who holds all blocks.
@@ -57,7 +59,7 @@ impl Default for Run {
             keys: SmallVec::new(),
             start: 0,
             parent: NO_RUN,
-            children: 0,
+            children: AtomicU32::new(0),
             empty_children: EmptyRuns::default(),
             full: Holders::default(),
             parts: SmallVec::new(),
@@ -86,7 +88,7 @@ impl Run {
 
     /// Whether nothing goes on behind the last block.
     pub(crate) fn is_last(&self) -> bool {
-        self.children as usize == self.empty_children.len()
+        self.children.load(Ordering::Relaxed) as usize == self.empty_children.len()
     }
 
     /// Whether blocks of this slot, which holds the last one, may be added behind it: nothing else goes on there, and
@@ -217,7 +219,7 @@ impl Run {
             keys: std::mem::replace(&mut self.keys, rest),
             start: self.start,
             parent: self.parent,
-            children: 1,
+            children: AtomicU32::new(1),
             empty_children: EmptyRuns::default(),
             full: self.full.clone(),
             parts: SmallVec::new(),

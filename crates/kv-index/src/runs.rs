@@ -1,12 +1,14 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crossbeam_utils::CachePadded;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use smallvec::SmallVec;
 
 use crate::BlockKey;
+use crate::key_counts::KeyCounts;
 use crate::lookup::common_blocks;
 use crate::run::{NO_RUN, Run};
 
@@ -24,11 +26,14 @@ pub(crate) struct Place {
 /// time, but for runs that nobody can reach yet.
 pub(crate) struct Runs {
     /// By the key of its first block, the number of each run.
-    heads: Box<[RwLock<HashMap<BlockKey, u32>>]>,
+    heads: Box<[CachePadded<RwLock<HashMap<BlockKey, u32>>>]>,
+    /// The first keys of the runs that begin a prompt: most prompts of which nobody holds anything end here.
+    roots: KeyCounts,
     /// Four chunks are as large as each other, the next four twice as large, so that a run's number says where it is.
     chunks: Box<[OnceLock<Chunk>]>,
-    free: Mutex<FreeRuns>,
-    keys: AtomicUsize,
+    // What writers write all the time doesn't lie beside what readers read.
+    free: CachePadded<Mutex<FreeRuns>>,
+    keys: CachePadded<AtomicUsize>,
 }
 
 #[derive(Default)]
@@ -42,6 +47,8 @@ type Locked<'r> = RwLockWriteGuard<'r, Run>;
 
 /// A power of two.
 const HEAD_SHARDS: usize = 64;
+/// 256 KiB.
+const ROOT_COUNTS: usize = 1 << 16;
 /// Runs of the first four chunks.
 const FIRST_RUNS: u32 = 1 << 10;
 /// Enough for all numbers.
@@ -52,16 +59,22 @@ const TRIES: usize = 8;
 impl Runs {
     pub(crate) fn new() -> Self {
         Self {
-            heads: (0..HEAD_SHARDS).map(|_| RwLock::default()).collect(),
+            heads: (0..HEAD_SHARDS).map(|_| CachePadded::default()).collect(),
+            roots: KeyCounts::new(ROOT_COUNTS),
             chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(),
-            free: Mutex::default(),
-            keys: AtomicUsize::new(0),
+            free: CachePadded::default(),
+            keys: CachePadded::default(),
         }
     }
 
     /// Blocks in all runs.
     pub(crate) fn keys(&self) -> usize {
         self.keys.load(Ordering::Relaxed)
+    }
+
+    /// Whether anybody may hold the first block of a prompt. False is certain, and takes no lock.
+    pub(crate) fn may_begin_with(&self, first: BlockKey) -> bool {
+        self.roots.may_contain(first)
     }
 
     /// The run that begins with the block, locked for reading.
@@ -125,7 +138,10 @@ impl Runs {
                 (at, keys) = (1, rest);
                 continue;
             }
-            let (child, child_run, is_new) = self.enter(*key, Some((id, &mut run)), slot);
+            // The rest takes long, and every look-up of a prompt that many share comes through here.
+            let parent = RwLockWriteGuard::downgrade_to_upgradable(run);
+            let (child, child_run, is_new) = self.enter(*key, Some((id, &parent)), slot);
+            drop(parent);
             held(Place { run: child, position: child_run.start }, is_new);
             (id, run, at, keys) = (child, child_run, 1, rest);
         }
@@ -168,7 +184,7 @@ impl Runs {
     fn enter(
         &self,
         key: BlockKey,
-        mut parent: Option<(u32, &mut Run)>,
+        parent: Option<(u32, &Run)>,
         slot: u32,
     ) -> (u32, Locked<'_>, bool) {
         loop {
@@ -185,18 +201,24 @@ impl Runs {
             }
             let id = self.take();
             let mut run = self.run(id).write();
-            let parent_id = parent.as_ref().map_or(NO_RUN, |(parent, _)| *parent);
+            let parent_id = parent.map_or(NO_RUN, |(parent, _)| parent);
             *run = Run::new(key, parent_id, slot);
+            if parent.is_none() {
+                self.roots.add(key);
+            }
             if let Entry::Vacant(head) = self.head_shard(key).write().entry(key) {
                 head.insert(id);
             } else {
+                if parent.is_none() {
+                    self.roots.remove(key);
+                }
                 *run = Run::default();
                 drop(run);
                 self.give_back(id, Vec::new());
                 continue;
             }
-            if let Some((_, parent)) = &mut parent {
-                parent.children += 1;
+            if let Some((_, parent)) = parent {
+                parent.children.fetch_add(1, Ordering::Relaxed);
             }
             self.keys.fetch_add(1, Ordering::Relaxed);
             return (id, run, true);
@@ -279,6 +301,9 @@ impl Runs {
         while !run.is_held() && run.is_last() {
             if let Some(key) = run.keys.first() {
                 self.head_shard(*key).write().remove(key);
+                if run.parent == NO_RUN {
+                    self.roots.remove(*key);
+                }
                 self.keys.fetch_sub(run.len(), Ordering::Relaxed);
             }
             let (parent, cut_off) = (run.parent, run.start > 0);
@@ -298,7 +323,7 @@ impl Runs {
             if cut_off {
                 above.empty_children.push(id);
             } else {
-                above.children -= 1;
+                *above.children.get_mut() -= 1;
             }
             let before = above.len();
             above.drop_end();
@@ -381,6 +406,24 @@ mod tests {
         for place in places.into_iter().rev() {
             runs.release(place, 0);
         }
+        assert_eq!(runs.keys(), 0);
+    }
+
+    #[test]
+    fn what_nobody_holds_any_more_is_known_to_be_gone_without_a_lock() {
+        let (runs, keys) = (Runs::new(), (1..=6).map(BlockKey).collect::<Vec<_>>());
+        let mut places: Vec<(u32, Place)> = Vec::new();
+        // The second is split off the first, from another first block on.
+        for (slot, keys) in [(0, keys.clone()), (1, [&keys[..3], &[BlockKey(7)]].concat())] {
+            runs.hold(None, &keys, slot, |place, _| places.push((slot, place)));
+            assert!(runs.may_begin_with(BlockKey(1)));
+        }
+        assert!(!runs.may_begin_with(BlockKey(4)) && !runs.may_begin_with(BlockKey(7)), "no prompt begins there");
+        for (slot, place) in places.into_iter().rev() {
+            assert!(runs.may_begin_with(BlockKey(1)));
+            runs.release(place, slot);
+        }
+        assert!(!runs.may_begin_with(BlockKey(1)));
         assert_eq!(runs.keys(), 0);
     }
 }
