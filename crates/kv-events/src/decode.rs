@@ -1,3 +1,4 @@
+use crate::batch_decoder::Spares;
 use crate::event_batch::{
     BlocksRemoved, BlocksStored, EventBatch, ExtraKey, KvEvent, Medium, SkippedEvents, SpecKind,
 };
@@ -36,6 +37,18 @@ impl Default for DecodeLimits {
 /// # Errors
 /// If the batch itself is malformed, truncated or over a limit; the error names the place.
 pub fn decode_batch(payload: &[u8], limits: &DecodeLimits) -> Result<EventBatch, DecodeError> {
+    let mut batch = EventBatch::default();
+    decode_into(payload, limits, &mut batch, &mut Spares::default())?;
+    Ok(batch)
+}
+
+/// The same into a batch without events. What is in it after an error means nothing.
+pub(crate) fn decode_into(
+    payload: &[u8],
+    limits: &DecodeLimits,
+    batch: &mut EventBatch,
+    spares: &mut Spares,
+) -> Result<(), DecodeError> {
     if payload.len() > limits.max_payload_bytes {
         return Err(DecodeError::TooMany {
             what: "payload bytes",
@@ -49,10 +62,9 @@ pub fn decode_batch(payload: &[u8], limits: &DecodeLimits) -> Result<EventBatch,
     if elements < 2 {
         return Err(DecodeError::MissingField { offset: 0, field: "events" });
     }
-    let ts = reader.f64("batch time")?;
-    let mut batch =
-        EventBatch { ts, events: Vec::new(), data_parallel_rank: None, skipped: SkippedEvents::default() };
-    decode_events(&mut reader, limits, &mut batch)?;
+    batch.ts = reader.f64("batch time")?;
+    (batch.data_parallel_rank, batch.skipped) = (None, SkippedEvents::default());
+    decode_events(&mut reader, limits, batch, spares)?;
     if elements > 2 && !reader.nil() {
         batch.data_parallel_rank = Some(reader.u32("data-parallel rank")?);
     }
@@ -60,7 +72,7 @@ pub fn decode_batch(payload: &[u8], limits: &DecodeLimits) -> Result<EventBatch,
         reader.skip("batch element")?;
     }
     match reader.left() {
-        0 => Ok(batch),
+        0 => Ok(()),
         left => Err(DecodeError::TrailingBytes { offset: reader.position(), left }),
     }
 }
@@ -84,16 +96,17 @@ fn decode_events(
     reader: &mut Reader<'_>,
     limits: &DecodeLimits,
     batch: &mut EventBatch,
+    spares: &mut Spares,
 ) -> Result<(), DecodeError> {
     let offset = reader.position();
     let count = reader.array("events")?;
     check_limit("events", offset, count, limits.max_events)?;
     // A hostile claim is already bounded by the bytes left; the first reservation is modest all the same.
     batch.events.reserve(count.min(64));
-    let mut blocks_left = limits.max_blocks;
+    let mut room = Room { blocks_left: limits.max_blocks, spares };
     for index in 0..count {
         let start = reader.clone();
-        match decode_event(reader, &mut blocks_left) {
+        match decode_event(reader, &mut room) {
             Ok(event) => batch.events.push(event),
             Err(error @ DecodeError::TooMany { .. }) => return Err(error),
             Err(reason) => {
@@ -114,12 +127,18 @@ fn check_limit(what: &'static str, offset: usize, count: usize, limit: usize) ->
     Ok(())
 }
 
-fn decode_event(reader: &mut Reader<'_>, blocks_left: &mut usize) -> Result<KvEvent, DecodeError> {
+fn decode_event(reader: &mut Reader<'_>, room: &mut Room<'_>) -> Result<KvEvent, DecodeError> {
     let offset = reader.position();
     match reader.kind("event")? {
-        Kind::Map => decode_map_event(reader, blocks_left, offset),
-        _ => decode_array_event(reader, blocks_left, offset),
+        Kind::Map => decode_map_event(reader, room, offset),
+        _ => decode_array_event(reader, room, offset),
     }
+}
+
+/// What is left for the events of a batch.
+struct Room<'s> {
+    blocks_left: usize,
+    spares: &'s mut Spares,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -191,12 +210,12 @@ impl Fields {
         tag: Tag,
         position: usize,
         reader: &mut Reader<'_>,
-        blocks_left: &mut usize,
+        room: &mut Room<'_>,
     ) -> Result<(), DecodeError> {
         match (tag, position) {
-            (Tag::Stored | Tag::Removed, 1) => self.hashes = Some(read_hashes(reader, blocks_left)?),
+            (Tag::Stored | Tag::Removed, 1) => self.hashes = Some(read_hashes(reader, room)?),
             (Tag::Stored, 2) => self.parent = read_parent(reader)?,
-            (Tag::Stored, 3) => self.read_token_ids(reader)?,
+            (Tag::Stored, 3) => self.read_token_ids(reader, room)?,
             (Tag::Stored, 4) => self.block_size_tokens = Some(reader.u32("block_size")?),
             (Tag::Stored, 5) => self.lora_id = read_optional(reader, |reader| reader.i64("lora_id"))?,
             (Tag::Stored, 6) | (Tag::Removed, 2) => self.medium = read_medium(reader)?,
@@ -229,12 +248,12 @@ impl Fields {
         &mut self,
         name: &[u8],
         reader: &mut Reader<'_>,
-        blocks_left: &mut usize,
+        room: &mut Room<'_>,
     ) -> Result<(), DecodeError> {
         match name {
-            b"block_hashes" => self.hashes = Some(read_hashes(reader, blocks_left)?),
+            b"block_hashes" => self.hashes = Some(read_hashes(reader, room)?),
             b"parent_block_hash" => self.parent = read_parent(reader)?,
-            b"token_ids" => self.read_token_ids(reader)?,
+            b"token_ids" => self.read_token_ids(reader, room)?,
             b"block_size" => self.block_size_tokens = Some(reader.u32("block_size")?),
             b"lora_id" => self.lora_id = read_optional(reader, |reader| reader.i64("lora_id"))?,
             b"medium" => self.medium = read_medium(reader)?,
@@ -252,9 +271,9 @@ impl Fields {
         Ok(())
     }
 
-    fn read_token_ids(&mut self, reader: &mut Reader<'_>) -> Result<(), DecodeError> {
+    fn read_token_ids(&mut self, reader: &mut Reader<'_>, room: &mut Room<'_>) -> Result<(), DecodeError> {
         let count = reader.array("token_ids")?;
-        let mut tokens = Vec::new();
+        let mut tokens = room.spares.token_ids();
         if count > 0 && reader.kind("token id")? == Kind::Array {
             self.next_token = first_of_pairs(reader, count, &mut tokens)?;
             self.lookahead_tokens = self.lookahead_tokens.max(1);
@@ -269,7 +288,7 @@ impl Fields {
 
 fn decode_array_event(
     reader: &mut Reader<'_>,
-    blocks_left: &mut usize,
+    room: &mut Room<'_>,
     offset: usize,
 ) -> Result<KvEvent, DecodeError> {
     let elements = reader.array("event")?;
@@ -279,14 +298,14 @@ fn decode_array_event(
     let tag = decode_tag(reader, offset)?;
     let mut fields = Fields::default();
     for position in 1..elements {
-        fields.read_at(tag, position, reader, blocks_left)?;
+        fields.read_at(tag, position, reader, room)?;
     }
     fields.into_event(tag, offset)
 }
 
 fn decode_map_event(
     reader: &mut Reader<'_>,
-    blocks_left: &mut usize,
+    room: &mut Room<'_>,
     offset: usize,
 ) -> Result<KvEvent, DecodeError> {
     let mut tag = None;
@@ -294,7 +313,7 @@ fn decode_map_event(
     for _ in 0..reader.map("event")? {
         match reader.text_bytes("event key")? {
             b"type" => tag = Some(decode_tag(reader, offset)?),
-            name => fields.read_named(name, reader, blocks_left)?,
+            name => fields.read_named(name, reader, room)?,
         }
     }
     fields.into_event(tag.ok_or(DecodeError::MissingField { offset, field: "type" })?, offset)
@@ -336,12 +355,13 @@ fn read_hash(reader: &mut Reader<'_>) -> Result<EngineHash, DecodeError> {
     Ok(EngineHash::from_u64(reader.int(WHAT)?.bits()))
 }
 
-fn read_hashes(reader: &mut Reader<'_>, blocks_left: &mut usize) -> Result<Vec<EngineHash>, DecodeError> {
+fn read_hashes(reader: &mut Reader<'_>, room: &mut Room<'_>) -> Result<Vec<EngineHash>, DecodeError> {
     let offset = reader.position();
     let count = reader.array("block_hashes")?;
-    check_limit("block hashes", offset, count, *blocks_left)?;
-    *blocks_left -= count;
-    let mut hashes = Vec::with_capacity(count);
+    check_limit("block hashes", offset, count, room.blocks_left)?;
+    room.blocks_left -= count;
+    let mut hashes = room.spares.hashes();
+    hashes.reserve(count);
     for _ in 0..count {
         hashes.push(read_hash(reader)?);
     }

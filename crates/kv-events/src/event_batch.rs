@@ -3,7 +3,7 @@ use std::sync::Arc;
 use crate::{DecodeError, EngineHash};
 
 /// One message of an engine: everything that happened to its KV cache in one scheduler step, in order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct EventBatch {
     /// When the engine made the batch, Unix time in seconds by the engine's own clock.
     pub ts: f64,

@@ -8,6 +8,7 @@
 //! Everything is fed by peers that may be broken or hostile, so no input panics, and memory and time are bounded by
 //! the size of the input and by [`DecodeLimits`] and [`zmtp::Limits`].
 
+mod batch_decoder;
 mod decode;
 mod decode_error;
 pub mod engine_feed;
@@ -20,6 +21,7 @@ mod token_pairs;
 mod trust;
 pub mod zmtp;
 
+pub use batch_decoder::BatchDecoder;
 pub use decode::{DecodeLimits, batch_rank, batch_time, decode_batch};
 pub use decode_error::DecodeError;
 pub use engine_feed::{EngineFeed, FeedBatch, FeedEvent, FeedSettings, FeedSink, ReplayOrder};

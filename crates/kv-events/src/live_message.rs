@@ -2,9 +2,9 @@ use bytes::Bytes;
 
 /// One live message of a publisher: the three frames topic, sequence number, payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LiveMessage {
+pub struct LiveMessage<'f> {
     /// The topic; by llm-d's convention `kv@<address:port>@<model>`, empty by vLLM's default.
-    pub topic: Box<str>,
+    pub topic: &'f str,
     /// Number of the batch, from 0 per publisher process.
     pub seq: u64,
     /// The msgpack batch, for [`decode_batch`](crate::decode_batch).
@@ -35,15 +35,14 @@ pub enum LiveMessageError {
     },
 }
 
-impl LiveMessage {
+impl<'f> LiveMessage<'f> {
     /// Reads the frames of one message.
-    pub fn try_new(frames: &[Bytes]) -> Result<Self, LiveMessageError> {
+    pub fn try_new(frames: &'f [Bytes]) -> Result<Self, LiveMessageError> {
         let [topic, seq, payload] = frames else {
             return Err(LiveMessageError::Parts { parts: frames.len() });
         };
-        let topic = std::str::from_utf8(topic)
-            .map_err(|_| LiveMessageError::TopicNotUtf8 { len: topic.len() })?
-            .into();
+        let topic =
+            std::str::from_utf8(topic).map_err(|_| LiveMessageError::TopicNotUtf8 { len: topic.len() })?;
         let seq: [u8; 8] =
             seq.as_ref().try_into().map_err(|_| LiveMessageError::SeqLength { len: seq.len() })?;
         Ok(Self { topic, seq: u64::from_be_bytes(seq), payload: payload.clone() })
@@ -55,15 +54,16 @@ mod tests {
     use super::{LiveMessage, LiveMessageError};
     use bytes::Bytes;
 
-    fn parse(frames: &[&'static [u8]]) -> Result<LiveMessage, LiveMessageError> {
-        LiveMessage::try_new(&frames.iter().map(|frame| Bytes::from_static(frame)).collect::<Vec<_>>())
+    fn parse(frames: &[&'static [u8]]) -> Result<(String, u64, Bytes), LiveMessageError> {
+        let frames: Vec<Bytes> = frames.iter().map(|frame| Bytes::from_static(frame)).collect();
+        LiveMessage::try_new(&frames).map(|message| (message.topic.to_owned(), message.seq, message.payload))
     }
 
     #[test]
     fn reads_three_frames() {
-        let message = parse(&[b"kv@10.0.0.1:8000@m", &[0, 0, 0, 0, 0, 0, 1, 2], b"x"]).unwrap();
-        assert_eq!((&*message.topic, message.seq, &*message.payload), ("kv@10.0.0.1:8000@m", 258, &b"x"[..]));
-        assert_eq!(&*parse(&[b"", &[0; 8], b""]).unwrap().topic, "");
+        let (topic, seq, payload) = parse(&[b"kv@10.0.0.1:8000@m", &[0, 0, 0, 0, 0, 0, 1, 2], b"x"]).unwrap();
+        assert_eq!((&*topic, seq, &*payload), ("kv@10.0.0.1:8000@m", 258, &b"x"[..]));
+        assert_eq!(parse(&[b"", &[0; 8], b""]).unwrap().0, "");
     }
 
     #[test]

@@ -10,8 +10,8 @@ use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_o
 use serde::de::IgnoredAny;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, SerializeTuple, Serializer};
 use warmroute_kv_events::{
-    BlocksRemoved, BlocksStored, DecodeError, DecodeLimits, EngineHash, EventBatch, ExtraKey, KvEvent,
-    Medium, SkippedEvent, SkippedEvents, SpecKind, decode_batch,
+    BatchDecoder, BlocksRemoved, BlocksStored, DecodeError, DecodeLimits, EngineHash, EventBatch, ExtraKey,
+    KvEvent, Medium, SkippedEvent, SkippedEvents, SpecKind, decode_batch,
 };
 
 fn decode(payload: &[u8]) -> Result<EventBatch, DecodeError> {
@@ -278,6 +278,23 @@ proptest! {
             }
         }
         prop_assert_eq!(decode(&encode(&batch, as_map)), Ok(batch));
+    }
+
+    /// Nothing of one batch shows in the next, damaged ones among them.
+    #[test]
+    fn a_decoder_that_is_used_again_reads_like_a_new_one(
+        batches in vec((a_batch(), any::<bool>(), option::of((any::<usize>(), any::<u8>()))), 1..6),
+    ) {
+        let mut decoder = BatchDecoder::new(DecodeLimits::default());
+        for (batch, as_map, damage) in batches {
+            let mut payload = encode(&batch, as_map);
+            if let Some((place, byte)) = damage {
+                let place = place % payload.len();
+                payload[place] = byte;
+            }
+            // As text, since a damaged time may be NaN.
+            prop_assert_eq!(format!("{:?}", decoder.decode(&payload)), format!("{:?}", decode(&payload).as_ref()));
+        }
     }
 
     #[test]

@@ -114,7 +114,8 @@ fn replays_bring_what_was_heard_live_in_both_layouts() {
                 (live, name) = (Vec::new(), next.to_owned());
             }
             for message in line["frames"].as_array().into_iter().flatten() {
-                let message = LiveMessage::try_new(&parts(message)).unwrap();
+                let frames = parts(message);
+                let message = LiveMessage::try_new(&frames).unwrap();
                 assert_eq!(*message.topic, *format!("kv@10.0.0.7:30000@{name}"));
                 let rank = u32::from(name == "page16") * 2;
                 let batch = decoded(&message.payload);

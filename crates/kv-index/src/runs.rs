@@ -181,12 +181,7 @@ impl Runs {
     }
 
     /// Notes that the slot holds the first block of a run, which is made if there is none.
-    fn enter(
-        &self,
-        key: BlockKey,
-        parent: Option<(u32, &Run)>,
-        slot: u32,
-    ) -> (u32, Locked<'_>, bool) {
+    fn enter(&self, key: BlockKey, parent: Option<(u32, &Run)>, slot: u32) -> (u32, Locked<'_>, bool) {
         loop {
             // Readers wait for whoever writes to the heads, so that is done for new ones only, and last.
             if let Some(id) = self.head(key) {
@@ -418,7 +413,10 @@ mod tests {
             runs.hold(None, &keys, slot, |place, _| places.push((slot, place)));
             assert!(runs.may_begin_with(BlockKey(1)));
         }
-        assert!(!runs.may_begin_with(BlockKey(4)) && !runs.may_begin_with(BlockKey(7)), "no prompt begins there");
+        assert!(
+            !runs.may_begin_with(BlockKey(4)) && !runs.may_begin_with(BlockKey(7)),
+            "no prompt begins there"
+        );
         for (slot, place) in places.into_iter().rev() {
             assert!(runs.may_begin_with(BlockKey(1)));
             runs.release(place, slot);

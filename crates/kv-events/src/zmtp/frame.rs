@@ -1,4 +1,4 @@
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::ZmtpError;
 
@@ -49,8 +49,8 @@ impl Head {
         if input.len() < end {
             return None;
         }
-        let mut frame = input.split_to(end).freeze();
-        Some(Frame { flags: self.flags, body: frame.split_off(self.head_bytes) })
+        input.advance(self.head_bytes);
+        Some(Frame { flags: self.flags, body: input.split_to(body_bytes).freeze() })
     }
 }
 

@@ -141,7 +141,7 @@ impl Connection {
         if input.capacity() - input.len() < LEAST_READ_BYTES {
             input.reserve(READ_BYTES);
         }
-        match self.stream.read_buf(self.session.input()).await.map_err(ConnectionEnd::Io)? {
+        match self.stream.read_buf(input).await.map_err(ConnectionEnd::Io)? {
             0 => Err(ConnectionEnd::Closed),
             _ => Ok(()),
         }

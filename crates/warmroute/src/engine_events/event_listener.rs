@@ -233,17 +233,17 @@ impl Speaker {
         }
     }
 
-    async fn hand_over(&mut self, message: LiveMessage) {
+    async fn hand_over(&mut self, message: LiveMessage<'_>) {
         // Engines of one rank say 0 or nothing.
         let rank = batch_rank(&message.payload).unwrap_or_default();
-        let Some(address) = address_in(&message.topic) else { return self.unknown(&message.topic, rank) };
+        let Some(address) = address_in(message.topic) else { return self.unknown(message.topic, rank) };
         let name = (Arc::from(address), rank);
         let room = || self.room_for(message.payload.len());
         let mut offered = self.inner.publishers.offer(self.id, &name, &message, room);
         if let Offered::NewSpeaker(target) = offered {
             if self.names.len() >= MOST_ENGINES && !self.names.contains(&name) {
                 self.inner.publishers.leave(self.id, [&name]);
-                return self.unknown(&message.topic, rank);
+                return self.unknown(message.topic, rank);
             }
             self.names.insert(name.clone());
             self.announce(&target).await;
@@ -266,7 +266,7 @@ impl Speaker {
                 self.lossy.insert(name);
             }
             Offered::NotItsSpeaker | Offered::NewSpeaker(_) => self.ignored(),
-            Offered::Unknown => self.unknown(&message.topic, rank),
+            Offered::Unknown => self.unknown(message.topic, rank),
         }
     }
 

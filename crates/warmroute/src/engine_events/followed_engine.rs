@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use tokio::sync::watch;
 use warmroute_kv_events::{
-    ApplyFacts, DecodeLimits, EngineFeed, EventBatch, FeedBatch, FeedEvent, FeedSettings, FeedSink, KvEvent,
-    LiveMessage, ReplayOrder, Trust, TrustState, batch_time, decode_batch,
+    ApplyFacts, BatchDecoder, EngineFeed, EventBatch, FeedBatch, FeedEvent, FeedSettings, FeedSink, KvEvent,
+    ReplayOrder, Trust, TrustState, batch_time,
 };
 use warmroute_kv_index::{Applied, EngineView, Tier};
 
@@ -16,6 +17,9 @@ use super::state::EngineState;
 use super::trust_change::shown;
 use crate::metrics::Metrics;
 use crate::prompt::AdapterNames;
+
+/// Numbers and payloads of live messages that came together.
+pub(super) type LiveBatches = SmallVec<[(u64, Bytes); 1]>;
 
 /// What a shard owns of an engine.
 pub(super) struct FollowedEngine {
@@ -30,6 +34,7 @@ pub(super) struct FollowedEngine {
 struct ViewSink {
     endpoint: Arc<str>,
     view: EngineView,
+    decoder: BatchDecoder,
     state: Arc<EngineState>,
     metrics: Arc<Metrics>,
     adapters: Arc<AdapterNames>,
@@ -49,7 +54,8 @@ impl FollowedEngine {
         let feed = EngineFeed::new(settings, unix_ms());
         let told = feed.trust();
         state.set_trust(told);
-        Self { feed, told, sink: ViewSink { endpoint, view, state, metrics, adapters }, orders }
+        let decoder = BatchDecoder::default();
+        Self { feed, told, sink: ViewSink { endpoint, view, decoder, state, metrics, adapters }, orders }
     }
 
     /// The engine publishes elsewhere: nothing of what it said before can be continued.
@@ -92,10 +98,12 @@ impl FollowedEngine {
         self.tell(order);
     }
 
-    pub(super) fn live(&mut self, message: LiveMessage) {
-        let batch = feed_batch(message.seq, message.payload);
-        let order = self.feed.live(unix_ms(), batch, &mut self.sink);
-        self.tell(order);
+    pub(super) fn live(&mut self, batches: LiveBatches) {
+        let now_ms = unix_ms();
+        for (seq, payload) in batches {
+            let order = self.feed.live(now_ms, feed_batch(seq, payload), &mut self.sink);
+            self.tell(order);
+        }
     }
 
     pub(super) fn replayed(&mut self, epoch: u64, batches: ReplayedBatches) {
@@ -147,8 +155,10 @@ fn unix_ms() -> u64 {
 
 impl FeedSink<Bytes> for ViewSink {
     fn apply(&mut self, seq: u64, payload: Bytes) -> ApplyFacts {
-        match decode_batch(&payload, &DecodeLimits::default()) {
-            Ok(batch) => self.apply_batch(seq, &batch),
+        // Out of the way while its batch is applied.
+        let mut decoder = std::mem::take(&mut self.decoder);
+        let facts = match decoder.decode(&payload) {
+            Ok(batch) => self.apply_batch(seq, batch),
             Err(error) => {
                 self.state.count_undecodable();
                 self.metrics.events.skipped.with_label_values(&["undecodable-batch"]).inc();
@@ -156,7 +166,9 @@ impl FeedSink<Bytes> for ViewSink {
                     "KV event batch that can't be decoded: what it said is missing from the index");
                 ApplyFacts { undecodable: true, ..ApplyFacts::default() }
             }
-        }
+        };
+        self.decoder = decoder;
+        facts
     }
 
     fn start_generation(&mut self) {
@@ -232,11 +244,18 @@ impl ViewSink {
             not_applied += count;
         }
         let Metrics { index, events, .. } = &*self.metrics;
-        index.refused.inc_by(applied.refused_blocks);
-        index.admissions.inc_by(applied.stored_blocks);
-        index.evictions.inc_by(applied.removed_blocks);
-        events.removals_forwarded.inc_by(applied.removed_blocks);
-        events.removals_suppressed.inc_by(applied.removed_copies);
+        for (counter, count) in [
+            (&index.refused, applied.refused_blocks),
+            (&index.admissions, applied.stored_blocks),
+            (&index.evictions, applied.removed_blocks),
+            (&events.removals_forwarded, applied.removed_blocks),
+            (&events.removals_suppressed, applied.removed_copies),
+        ] {
+            // All engines' shards share them.
+            if count > 0 {
+                counter.inc_by(count);
+            }
+        }
         if applied.unknown_parents > 0 {
             self.state.relearning.is_worthwhile();
         }

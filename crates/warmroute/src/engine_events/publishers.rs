@@ -115,7 +115,7 @@ impl Publishers {
         &self,
         connection: ConnectionId,
         name: &EngineName,
-        message: &LiveMessage,
+        message: &LiveMessage<'_>,
         room: impl FnOnce() -> Option<OwnedSemaphorePermit>,
     ) -> Offered {
         let mut engines = self.engines.lock();
@@ -137,7 +137,7 @@ impl Publishers {
             return Offered::NewSpeaker(target);
         }
         // Under the lock, so that nothing of an older connection comes after a newer one's first message.
-        let is_taken = room().is_some_and(|room| target.shard.offer_within(target.id, message.clone(), room));
+        let is_taken = room().is_some_and(|room| target.shard.offer_within(target.id, message, room));
         if is_taken { Offered::Taken(target) } else { Offered::Dropped(target) }
     }
 

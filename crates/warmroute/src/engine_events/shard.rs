@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
@@ -11,13 +12,13 @@ use warmroute_kv_events::{FeedSettings, LiveMessage, ReplayOrder};
 use warmroute_kv_index::EngineView;
 use warmroute_plugin::EndpointId;
 
-use super::followed_engine::FollowedEngine;
+use super::followed_engine::{FollowedEngine, LiveBatches};
 use super::replayer::ReplayedBatches;
 use super::state::EngineState;
 use crate::metrics::Metrics;
 use crate::prompt::AdapterNames;
 
-/// Messages that may wait for a shard.
+/// Messages that may wait for a shard, and other work besides.
 const QUEUE_MESSAGES: usize = 16 * 1024;
 
 /// Engines are told apart by their endpoint's incarnation, not by its address: one that left and its successor under the
@@ -32,8 +33,8 @@ enum Work {
     SpeakersChanged(EndpointId),
     LostLive(EndpointId),
     Quiet(EndpointId),
-    /// With the room that it takes of its connection's share of the queue, if that has one.
-    Live(EndpointId, LiveMessage, Option<OwnedSemaphorePermit>),
+    /// With the room that they take of their connection's share of the queue, if that has one.
+    Live(EndpointId, LiveBatches, Option<OwnedSemaphorePermit>),
     /// With the permit to wait here.
     Replayed(EndpointId, u64, ReplayedBatches, Option<OwnedSemaphorePermit>),
     ReplayEnded(EndpointId, u64, bool),
@@ -43,6 +44,8 @@ enum Work {
 #[derive(Clone, Debug)]
 pub struct ShardHandle {
     queue: mpsc::Sender<Work>,
+    /// Live messages in the queue.
+    waiting: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
     adapters: Arc<AdapterNames>,
 }
@@ -54,12 +57,13 @@ impl ShardHandle {
     /// The system gives no thread.
     pub fn spawn(index: usize, metrics: Arc<Metrics>, adapters: Arc<AdapterNames>) -> anyhow::Result<Self> {
         let (queue, work) = mpsc::channel(QUEUE_MESSAGES);
-        let shard = Shard { engines: HashMap::new() };
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let shard = Shard { engines: HashMap::new(), waiting: waiting.clone() };
         std::thread::Builder::new()
             .name(format!("kv-events-{index}"))
             .spawn(move || shard.run(work))
             .context("can't start a thread for KV events")?;
-        Ok(Self { queue, metrics, adapters })
+        Ok(Self { queue, waiting, metrics, adapters })
     }
 
     /// Takes an engine on, which metrics and logs call `label`. Replays that it needs are ordered through the receiver.
@@ -119,19 +123,38 @@ impl ShardHandle {
         let _ = self.queue.try_send(Work::Quiet(endpoint));
     }
 
-    /// Offers a message; false if the queue is full and the message is dropped.
-    pub(super) fn offer(&self, endpoint: EndpointId, message: LiveMessage) -> bool {
-        self.queue.try_send(Work::Live(endpoint, message, None)).is_ok()
+    /// Offers messages that came together; false if there is no room for them in the queue and they are dropped.
+    pub(super) fn offer(&self, endpoint: EndpointId, batches: LiveBatches) -> bool {
+        self.offer_live(endpoint, batches, None)
     }
 
-    /// The same; `room` is given back when the message has been applied.
+    /// The same for one message; `room` is given back when it has been applied.
     pub(super) fn offer_within(
         &self,
         endpoint: EndpointId,
-        message: LiveMessage,
+        message: &LiveMessage<'_>,
         room: OwnedSemaphorePermit,
     ) -> bool {
-        self.queue.try_send(Work::Live(endpoint, message, Some(room))).is_ok()
+        let batches = LiveBatches::from_iter([(message.seq, message.payload.clone())]);
+        self.offer_live(endpoint, batches, Some(room))
+    }
+
+    fn offer_live(
+        &self,
+        endpoint: EndpointId,
+        batches: LiveBatches,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> bool {
+        let count = batches.len();
+        let more = |waiting: usize| waiting.checked_add(count).filter(|waiting| *waiting <= QUEUE_MESSAGES);
+        if self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            return false;
+        }
+        let is_queued = self.queue.try_send(Work::Live(endpoint, batches, room)).is_ok();
+        if !is_queued {
+            self.waiting.fetch_sub(count, Ordering::Relaxed);
+        }
+        is_queued
     }
 
     /// Hands over batches of a replay; `permit` is given back when they have been applied.
@@ -152,7 +175,7 @@ impl ShardHandle {
 
     /// Messages that wait.
     pub fn depth(&self) -> usize {
-        self.queue.max_capacity() - self.queue.capacity()
+        self.waiting.load(Ordering::Relaxed)
     }
 
     async fn control(&self, work: Work) {
@@ -164,6 +187,7 @@ impl ShardHandle {
 
 struct Shard {
     engines: HashMap<EndpointId, FollowedEngine>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Shard {
@@ -183,7 +207,10 @@ impl Shard {
                 Work::SpeakersChanged(endpoint) => self.with(endpoint, FollowedEngine::speakers_changed),
                 Work::Quiet(endpoint) => self.with(endpoint, FollowedEngine::quiet),
                 Work::LostLive(endpoint) => self.with(endpoint, FollowedEngine::lost_live),
-                Work::Live(endpoint, message, _room) => self.with(endpoint, |engine| engine.live(message)),
+                Work::Live(endpoint, batches, _room) => {
+                    self.waiting.fetch_sub(batches.len(), Ordering::Relaxed);
+                    self.with(endpoint, |engine| engine.live(batches));
+                }
                 Work::Replayed(endpoint, epoch, batches, _permit) => {
                     self.with(endpoint, |engine| engine.replayed(epoch, batches));
                 }

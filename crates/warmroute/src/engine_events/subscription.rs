@@ -6,13 +6,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use prometheus::IntCounter;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use warmroute_kv_events::LiveMessage;
 use warmroute_kv_events::zmtp::{SessionEvent, SocketType};
-use warmroute_kv_events::{LiveMessage, LiveMessageError};
 use warmroute_plugin::EndpointId;
 
 use super::connection::{Connection, ConnectionEnd};
+use super::followed_engine::LiveBatches;
 use super::shard::ShardHandle;
 use super::state::EngineState;
 use crate::metrics::Metrics;
@@ -22,6 +25,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A connection that held for this long starts the pauses anew when it is lost.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
+/// Most messages that are handed over together.
+const MOST_TOGETHER: usize = 256;
 /// How often a peer that knows heartbeats is asked for one.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 /// Silence after which a peer that has answered a heartbeat before is taken for gone.
@@ -111,18 +116,26 @@ impl Subscription {
         self.connected().await;
         let mut heartbeat = Heartbeat::new(connection.session().knows_heartbeats());
         let (mut has_dropped, mut heard_messages) = (false, 0_u64);
+        let received = self.metrics.events.batches.with_label_values(&[&*self.source.endpoint]);
         loop {
-            while let Some(event) = connection.session().next_event()? {
-                match event {
-                    SessionEvent::Message(frames) => {
+            let mut batches = LiveBatches::new();
+            let told_all = loop {
+                match connection.session().next_event() {
+                    Ok(Some(SessionEvent::Message(frames))) => {
                         heard_messages += 1;
-                        has_dropped = has_dropped && !self.shard.offer_lost_live(self.source.id);
-                        has_dropped |= !self.hand_over(LiveMessage::try_new(&frames));
+                        batches.extend(self.live_batch(&frames));
+                        if batches.len() == MOST_TOGETHER {
+                            self.hand_over(&mut batches, &mut has_dropped, &received);
+                        }
                     }
-                    SessionEvent::Pong(_) => heartbeat.is_answered = true,
-                    SessionEvent::Ready => {}
+                    Ok(Some(SessionEvent::Pong(_))) => heartbeat.is_answered = true,
+                    Ok(Some(SessionEvent::Ready)) => {}
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
                 }
-            }
+            };
+            self.hand_over(&mut batches, &mut has_dropped, &received);
+            told_all?;
             connection.flush().await?;
             match tokio::time::timeout_at(heartbeat.next_at, connection.read()).await {
                 Ok(read) => {
@@ -156,23 +169,32 @@ impl Subscription {
         tracing::info!(endpoint = %self.source.endpoint, port = self.source.port, "subscribed to KV events");
     }
 
-    /// Returns whether nothing was dropped for lack of room.
-    fn hand_over(&self, message: Result<LiveMessage, LiveMessageError>) -> bool {
-        match message {
-            Ok(message) => {
-                self.metrics.events.batches.with_label_values(&[&*self.source.endpoint]).inc();
-                if !self.shard.offer(self.source.id, message) {
-                    self.metrics.events.gaps.with_label_values(&[&*self.source.endpoint, "queue-full"]).inc();
-                    return false;
-                }
-            }
+    fn live_batch(&self, frames: &[Bytes]) -> Option<(u64, Bytes)> {
+        match LiveMessage::try_new(frames) {
+            Ok(message) => Some((message.seq, message.payload)),
             Err(error) => {
                 self.metrics.events.skipped.with_label_values(&["not-a-live-message"]).inc();
                 self.state.count_undecodable();
                 tracing::debug!(endpoint = %self.source.endpoint, %error, "message that is no event batch");
+                None
             }
         }
-        true
+    }
+
+    /// Hands messages to the shard, after word of those that were dropped before. Without room for them they are dropped
+    /// too.
+    fn hand_over(&self, batches: &mut LiveBatches, has_dropped: &mut bool, received: &IntCounter) {
+        if batches.is_empty() {
+            return;
+        }
+        let count = batches.len() as u64;
+        received.inc_by(count);
+        *has_dropped = *has_dropped && !self.shard.offer_lost_live(self.source.id);
+        if !self.shard.offer(self.source.id, std::mem::take(batches)) {
+            let dropped = self.metrics.events.gaps.with_label_values(&[&*self.source.endpoint, "queue-full"]);
+            dropped.inc_by(count);
+            *has_dropped = true;
+        }
     }
 }
 
