@@ -30,11 +30,16 @@ test-vllm: setup ## Two real vLLM engines on the CPU behind Envoy and the picker
 	$(CARGO) build --locked --profile $(PROFILE) -p warmroute-tests --bins
 	@$(CARGO) run --quiet --locked --profile $(PROFILE) -p warmroute-tests --bin vllm-truth -- --vllm "$$(deploy/setup/vllm.sh)" $(VLLM_ARGS)
 
+# A workspace of its own, because Dynamo's crate pins an older tokio.
+DYNAMO_BUILD = --manifest-path benches/dynamo/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)/dynamo
+
 .PHONY: lint
 lint: ## Formatting, clippy and rustdoc with warnings as errors, shell scripts.
 	$(CARGO) fmt --all --check
 	for script in deploy/setup/*.sh tests/fuzz/run.sh .ci/run; do sh -n $$script || exit 1; done
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) fmt --manifest-path benches/dynamo/Cargo.toml --check
+	$(CARGO) clippy --locked $(DYNAMO_BUILD) --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 
 # The template is a workspace of its own. It gets our lock file, profiles and target folder, so that what is built
@@ -57,10 +62,8 @@ fuzz: ## Fuzzes what reads an engine's bytes, on stable Rust: FUZZ_SECONDS (60) 
 bench: setup ## What each step costs, as ratios to bare baselines; writes target/bench/summary.json.
 	$(CARGO) run --locked --profile $(PROFILE) -p warmroute-benches --bin warmroute-bench
 
-# A workspace of its own, because Dynamo's crate pins an older tokio.
-DYNAMO = --locked --release --manifest-path benches/dynamo/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)/dynamo
 
 .PHONY: bench-dynamo
 bench-dynamo: ## The KV index beside NVIDIA Dynamo's, in one process.
-	$(CARGO) run $(DYNAMO) --bin dynamo-duel -- --10m
-	$(CARGO) run $(DYNAMO) --bin memory
+	$(CARGO) run --locked --release $(DYNAMO_BUILD) --bin dynamo-duel -- --10m
+	$(CARGO) run --locked --release $(DYNAMO_BUILD) --bin memory

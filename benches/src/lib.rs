@@ -7,7 +7,9 @@
 pub mod corpus;
 pub mod cpu;
 pub mod gateway;
+pub mod publisher;
 pub mod report;
 pub mod server;
 pub mod steps;
 pub mod timing;
+pub mod wire;

@@ -12,6 +12,7 @@ mod losses;
 mod parse;
 mod response_chunks;
 mod scrape;
+mod socket;
 mod tokenize;
 mod whole_picker;
 
@@ -27,6 +28,7 @@ pub const ALL: [(&str, &str, Run); 10] = [
     ("tokenize", "unseen text to block keys, against HF tokenizers 0.23.2", tokenize::run),
     ("events", "msgpack payloads of KV events, against rmp-serde", events::run),
     ("index", "block keys, ingest, look-ups", index::run),
+    ("socket", "engines' KV events from loopback TCP to the index, all threads", socket::run),
     ("scrape", "a metrics page of vLLM to what picking needs", scrape::run),
     ("decision", "filters, scorers and picker over a table of endpoints", decision::run),
     ("losses", "where cached tokens are lost, per decision", losses::run),

@@ -1,18 +1,17 @@
 //! Filling both indexes alike, and measuring them in interleaved pairs.
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use quanta::Clock;
 
+use crate::beside::Beside;
 use crate::lane::thread_time;
 use crate::ours::Ours;
 use crate::queries::Cell;
-use crate::spread::{Percentiles, clock_ns};
+use crate::spread::Percentiles;
+use crate::stopwatch::Stopwatch;
 use crate::theirs::Theirs;
-use crate::wire::stored_payload;
-use crate::workload::{Event, Group, interleaved};
+use crate::workload::{Event, Group, interleaved, stored_payload};
 use crate::{Reader, Subject};
 
 /// Events that are made and applied at once, so that they needn't all be in memory.
@@ -157,40 +156,6 @@ impl Duel {
     }
 }
 
-/// Look-ups beside a writer at full speed.
-#[derive(Debug, Clone, Copy)]
-pub struct Beside {
-    /// Without it.
-    pub quiet: Percentiles,
-    /// While it writes to another index: what sharing the machine costs.
-    pub elsewhere: Percentiles,
-    /// While it writes to the same index.
-    pub same: Percentiles,
-}
-
-impl Beside {
-    /// What the writer stores is removed again.
-    fn measure<S: Subject>(subject: &S, elsewhere: &S, cell: &Cell, written: &Group) -> anyhow::Result<Self> {
-        let mut reader = subject.reader();
-        let queries = queries(&reader, cell);
-        round(&mut reader, &queries, 2_000, 1);
-        let quiet = Percentiles::of(round(&mut reader, &queries, 50_000, 1));
-        let mut beside = |writer: &S| {
-            let (mut stopwatch, mut turn) = (Stopwatch::new(1), 0);
-            for events in [written.stores(1), written.removals(1)] {
-                let prepared = interleaved(events).iter().map(S::prepare).collect();
-                writer.apply(prepared, || {
-                    // Several between two looks at whether the writer is done.
-                    (turn..turn + 32).for_each(|at| stopwatch.time(&mut reader, &queries, at));
-                    turn += 32;
-                })?;
-            }
-            anyhow::Ok(Percentiles::of(stopwatch.times_ns))
-        };
-        Ok(Self { quiet, elsewhere: beside(elsewhere)?, same: beside(subject)? })
-    }
-}
-
 fn decode_and_apply<S: Subject>(subject: &S, payloads: &[(usize, Vec<u8>)]) -> anyhow::Result<Duration> {
     let start = thread_time();
     let decoded = S::decode(payloads)?;
@@ -198,7 +163,7 @@ fn decode_and_apply<S: Subject>(subject: &S, payloads: &[(usize, Vec<u8>)]) -> a
     Ok(decoding + subject.apply(decoded, || ())?)
 }
 
-fn queries<R: Reader>(_reader: &R, cell: &Cell) -> Vec<R::Query> {
+pub(crate) fn queries<R: Reader>(_reader: &R, cell: &Cell) -> Vec<R::Query> {
     cell.prompts.iter().map(|tokens| R::query(tokens)).collect()
 }
 
@@ -216,33 +181,5 @@ fn round<R: Reader>(reader: &mut R, queries: &[R::Query], count: usize, batch: u
     for at in 0..count / batch {
         stopwatch.time(reader, queries, at * batch);
     }
-    stopwatch.times_ns
-}
-
-struct Stopwatch {
-    clock: Clock,
-    /// What reading the clock costs, in ns.
-    clock_ns: u64,
-    batch: usize,
-    times_ns: Vec<f64>,
-}
-
-impl Stopwatch {
-    fn new(batch: usize) -> Self {
-        let clock = Clock::new();
-        let clock_ns = clock_ns(&clock);
-        Self { clock, clock_ns, batch, times_ns: Vec::new() }
-    }
-
-    /// Times a batch of look-ups, from the query of that number on.
-    fn time<R: Reader>(&mut self, reader: &mut R, queries: &[R::Query], first: usize) {
-        let batch = || (first..first + self.batch).map(|at| &queries[at % queries.len()]);
-        batch().for_each(|query| {
-            black_box(R::touch(query));
-        });
-        let start = self.clock.raw();
-        batch().for_each(|query| reader.look_up(query));
-        let time_ns = self.clock.delta_as_nanos(start, self.clock.raw()).saturating_sub(self.clock_ns);
-        self.times_ns.push(time_ns.max(1) as f64 / self.batch as f64);
-    }
+    stopwatch.into_times_ns()
 }

@@ -1,14 +1,19 @@
 //! Our KV index beside the compressed concurrent radix tree of NVIDIA Dynamo's KV router, in one process: the same
 //! announcements into both, the same look-ups from both, and the same answers, or there is no figure.
 
+pub mod beside;
 pub mod duel;
 pub mod lane;
 pub mod ours;
 pub mod queries;
 pub mod spread;
+pub mod stopwatch;
 pub mod theirs;
-pub mod wire;
 pub mod workload;
+
+/// The same bytes as in the benches of the main workspace.
+#[path = "../../src/wire.rs"]
+pub mod wire;
 
 use std::time::Duration;
 

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use dynamo_duel::duel::{Beside, Duel, Pairs};
+use dynamo_duel::beside::Beside;
+use dynamo_duel::duel::{Duel, Pairs};
 use dynamo_duel::queries::cells;
 use dynamo_duel::spread::{Percentiles, geometric_mean, median};
 use dynamo_duel::workload::{Event, Group, Shape, Workload};
@@ -33,7 +34,11 @@ fn main() -> anyhow::Result<()> {
     }
     if wants("ingest") {
         for shape in [Shape::Long, Shape::Branching] {
-            ingest_table(shape, &options)?;
+            for entries in &options.entries {
+                // Both sides take turns within each run too.
+                let pairs = if *entries > 1_000_000 { options.pairs.min(3) } else { options.pairs };
+                ingest_table(shape, *entries, pairs)?;
+            }
         }
     }
     if wants("writer") {
@@ -93,8 +98,8 @@ fn lookup_table(shape: Shape, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ingest_table(shape: Shape, options: &Options) -> anyhow::Result<()> {
-    let groups = Workload::new(shape, 64).groups(options.entries[0]);
+fn ingest_table(shape: Shape, entries: usize, pairs: usize) -> anyhow::Result<()> {
+    let groups = Workload::new(shape, 64).groups(entries);
     let entries: usize = groups.iter().map(Group::entries).sum();
     println!(
         "\n{shape:?}: ingest, 64 engines, {entries} entries, million blocks per core-second, and ours ÷ theirs"
@@ -112,7 +117,7 @@ fn ingest_table(shape: Shape, options: &Options) -> anyhow::Result<()> {
         "stores of 128 blocks from the wire",
     ];
     let mut times = names.map(|_| Pairs::<Duration> { ours: Vec::new(), theirs: Vec::new() });
-    for pair in 0..=options.pairs {
+    for pair in 0..=pairs {
         let mut round = Vec::new();
         let duel = Duel::try_new(64)?;
         round.push(duel.apply(all(&stores(1)))?);
@@ -136,14 +141,16 @@ fn ingest_table(shape: Shape, options: &Options) -> anyhow::Result<()> {
 }
 
 fn writer_table(options: &Options) -> anyhow::Result<()> {
-    println!("\nLook-ups beside a writer of single blocks at full speed, 64 engines, µs p50/p99");
     println!(
-        "| prompt, held | index | quiet | writer elsewhere | writer here | here ÷ elsewhere, p50 | p99 |"
+        "\nLook-ups beside a writer of single blocks at full speed, 64 engines, µs p50/p99, and ratios of p99"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!(
+        "| prompt, held | index | quiet | beside a loop | writer elsewhere | writer here | loop ÷ quiet | elsewhere ÷ quiet | here ÷ elsewhere | here ÷ quiet |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     let mut workload = Workload::new(Shape::Long, 64);
     let groups = workload.groups(options.entries[0]);
-    let written = Group::of((0..200).map(|_| workload.group(512)));
+    let written = Group::of((0..60).map(|_| workload.group(512)));
     let (duel, elsewhere) = (Duel::try_new(64)?, Duel::try_new(64)?);
     duel.fill(&groups)?;
     elsewhere.fill(&groups)?;
@@ -156,14 +163,20 @@ fn writer_table(options: &Options) -> anyhow::Result<()> {
                 };
                 format!("{:.3}/{:.3}", us(|found| found.p50_ns), us(|found| found.p99_ns))
             };
+            let p99 = |one: fn(&Beside) -> Percentiles, other: fn(&Beside) -> Percentiles| {
+                middle(&times, |beside| one(beside).p99_ns / other(beside).p99_ns)
+            };
             println!(
-                "| {} | {name} | {} | {} | {} | {:.2} | {:.2} |",
+                "| {} | {name} | {} | {} | {} | {} | {:.2} | {:.2} | {:.2} | {:.2} |",
                 cell.name,
                 show(|beside| beside.quiet),
+                show(|beside| beside.spinning),
                 show(|beside| beside.elsewhere),
                 show(|beside| beside.same),
-                middle(&times, |beside| beside.same.p50_ns / beside.elsewhere.p50_ns),
-                middle(&times, |beside| beside.same.p99_ns / beside.elsewhere.p99_ns),
+                p99(|beside| beside.spinning, |beside| beside.quiet),
+                p99(|beside| beside.elsewhere, |beside| beside.quiet),
+                p99(|beside| beside.same, |beside| beside.elsewhere),
+                p99(|beside| beside.same, |beside| beside.quiet),
             );
         }
     }

@@ -2,8 +2,10 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use crate::wire::{WireEvent, payload};
+
 /// Tokens of a block.
-pub const BLOCK_SIZE_TOKENS: usize = 16;
+pub const BLOCK_SIZE_TOKENS: usize = crate::wire::BLOCK_SIZE_TOKENS as usize;
 /// Leading blocks that every sequence of [`Shape::Long`] shares and every engine holds, like a system prompt.
 const PROMPT_BLOCKS: usize = 32;
 /// Lengths of the sequences of [`Shape::Long`], each with a third of the entries.
@@ -73,6 +75,16 @@ pub enum What {
     },
     /// Blocks are gone, last first.
     Removed(Vec<Block>),
+}
+
+/// One batch with one event that stores blocks, as it stands on the wire; `None` for other events.
+///
+/// # Errors
+/// It can't be encoded.
+pub fn stored_payload(event: &Event) -> anyhow::Result<Option<Vec<u8>>> {
+    let What::Stored { parent, blocks } = &event.what else { return Ok(None) };
+    let hashes = blocks.iter().map(|block| block.engine_hash()).collect();
+    payload(vec![WireEvent::stored(hashes, parent.map(Block::engine_hash), tokens(blocks))]).map(Some)
 }
 
 /// The events in the order of an engine each, the engines taking turns.
