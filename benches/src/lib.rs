@@ -2,7 +2,8 @@
 //!
 //! `warmroute-bench` runs them all; `benches/README.md` says what each one compares and how to read it. One module per
 //! step is in [`steps`]; the rest is what they share: [`cpu`] reads CPU time, [`timing`] repeats and pairs measurements,
-//! [`report`] collects figures, [`gateway`] and [`server`] are the two ends of an ext-proc connection.
+//! [`report`] collects figures, [`gateway`] and [`server`] are the two ends of an ext-proc connection, [`publisher`] and
+//! [`wire`] stand in for engines that publish KV events.
 
 pub mod corpus;
 pub mod cpu;

@@ -228,3 +228,30 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn the_queue_is_bounded_by_messages_however_they_came() {
+        let (queue, work) = mpsc::channel(QUEUE_MESSAGES);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let (metrics, adapters) = (Arc::new(Metrics::try_new().unwrap()), Arc::default());
+        let handle = ShardHandle { queue, waiting: waiting.clone(), metrics, adapters };
+        let offer = |count: usize| {
+            let batches = (0..count as u64).map(|seq| (seq, Bytes::new())).collect();
+            handle.offer(EndpointId(1), batches)
+        };
+        assert!(offer(QUEUE_MESSAGES - 1));
+        assert!(!offer(2), "there is room for one");
+        assert!(offer(1));
+        assert!(!offer(1));
+        assert_eq!(handle.depth(), QUEUE_MESSAGES);
+        drop(handle);
+        // It ends when nothing is left and nobody can send any more.
+        Shard { engines: HashMap::new(), waiting: waiting.clone() }.run(work);
+        assert_eq!(waiting.load(Ordering::Relaxed), 0);
+    }
+}
