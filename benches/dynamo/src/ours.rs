@@ -61,15 +61,9 @@ impl Subject for Ours {
                 parent: parent.map(|parent| EngineHash::from_u64(parent.engine_hash())),
                 token_ids: tokens(blocks),
                 block_size_tokens: BLOCK_SIZE_TOKENS as u32,
-                lora_id: None,
-                lora_name: None,
-                cache_salt: None,
-                ..BlocksStored::default()
                 medium: Medium::Gpu,
-                extra_keys: Vec::new(),
                 group: Some(0),
-                spec_kind: None,
-                sliding_window_tokens: None,
+                ..BlocksStored::default()
             }),
             What::Removed(blocks) => KvEvent::Removed(BlocksRemoved {
                 hashes: blocks.iter().map(|block| EngineHash::from_u64(block.engine_hash())).collect(),
