@@ -259,7 +259,7 @@ impl Following {
     }
 
     fn end(self) -> anyhow::Result<()> {
-        self.pool.update(&[]);
+        self.pool.update::<EndpointSpec>(&[]);
         self.subscriptions.join().map_err(|_| anyhow::anyhow!("the subscriptions panicked"))??;
         // The shard ends by itself; until then its time would count for the next round.
         for _ in 0..10_000 {
