@@ -197,7 +197,8 @@ impl Following {
     fn start(port: u16) -> anyhow::Result<Self> {
         let (metrics, pool) = (Arc::new(Metrics::try_new()?), Arc::new(Pool::new("bench")));
         let index = KvIndex::new(IndexLimits::default());
-        let settings = EventSettings { port, replay_port: 0, topic_filter: "kv@".to_owned(), shards: 1 };
+        let settings =
+            EventSettings { port, replay_port: 0, topic_filter: "kv@".to_owned(), shards: 1, listen: None };
         let adapters = Arc::new(AdapterNames::default());
         let events = EngineEvents::try_new(index, settings, metrics.clone(), &adapters)?;
         let specs: Vec<EndpointSpec> = (0..ENGINES)

@@ -26,7 +26,7 @@ pub(crate) struct Place {
 /// time, but for runs that nobody can reach yet.
 pub(crate) struct Runs {
     /// By the key of its first block, the number of each run.
-    heads: Box<[CachePadded<RwLock<HashMap<BlockKey, u32>>>]>,
+    heads: Box<[CachePadded<Heads>]>,
     /// The first keys of the runs that begin a prompt: most prompts of which nobody holds anything end here.
     roots: KeyCounts,
     /// Four chunks are as large as each other, the next four twice as large, so that a run's number says where it is.
@@ -42,6 +42,7 @@ struct FreeRuns {
     next_unused: u32,
 }
 
+type Heads = RwLock<HashMap<BlockKey, u32>>;
 type Chunk = Box<[RwLock<Run>]>;
 type Locked<'r> = RwLockWriteGuard<'r, Run>;
 
@@ -344,7 +345,7 @@ impl Runs {
         self.head_shard(key).read().get(&key).copied()
     }
 
-    fn head_shard(&self, key: BlockKey) -> &RwLock<HashMap<BlockKey, u32>> {
+    fn head_shard(&self, key: BlockKey) -> &Heads {
         // Bits that the maps inside hash anyway; any will do.
         &self.heads[(key.0 >> 32) as usize % HEAD_SHARDS]
     }
