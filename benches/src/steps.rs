@@ -23,7 +23,7 @@ use crate::timing::Effort;
 pub type Run = fn(Effort, &mut Report) -> anyhow::Result<()>;
 
 /// Name, what it is about in a line, and how to run it.
-pub const ALL: [(&str, &str, Run); 10] = [
+pub const ALL: [(&str, &str, Run); 11] = [
     ("parse", "request bodies to typed requests", parse::run),
     ("tokenize", "unseen text to block keys, against HF tokenizers 0.23.2", tokenize::run),
     ("events", "msgpack payloads of KV events, against rmp-serde", events::run),
