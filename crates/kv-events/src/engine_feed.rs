@@ -33,7 +33,8 @@
 //! | first of a new connection, another | the same | restart: new generation, apply |
 //!
 //! [`EngineFeed::quiet`] has the same asked once per silence, since a lost tail leaves no gap; if that fails, nothing
-//! changes.
+//! changes. While nothing proves that a new connection goes on it asks each time, because an idle engine may send
+//! nothing that would tell.
 //!
 //! The batch after a failed replay is judged as without one, but where that would be doubtful for good, a new
 //! generation begins.
@@ -197,11 +198,16 @@ impl<B> EngineFeed<B> {
     }
 
     /// Nothing has come for a while. Lost batches that nothing follows leave no gap, so the engine is asked once whether
-    /// it has published since; the view is trusted meanwhile.
+    /// it has published since; the view is trusted meanwhile. One whose new connection is in doubt is asked every time:
+    /// whoever carries the order out sees to it that an engine that doesn't answer is left alone.
     pub fn quiet(&mut self, now_ms: u64) -> Option<ReplayOrder> {
         let can_check =
             self.connection == Connection::Open && self.settings.can_replay && self.next.is_some();
-        if !can_check || self.replay.is_some() || std::mem::replace(&mut self.is_checked, true) {
+        if !can_check || self.replay.is_some() {
+            return None;
+        }
+        let was_checked = std::mem::replace(&mut self.is_checked, true);
+        if was_checked && self.repairing.is_none() {
             return None;
         }
         let order = self.order_replay(self.repairing);

@@ -247,6 +247,25 @@ fn a_lost_tail_is_found_when_it_gets_quiet_and_trust_does_not_flicker() {
 }
 
 #[test]
+fn an_idle_engine_whose_new_connection_is_in_doubt_is_asked_again() {
+    let mut world = world(true);
+    world.connect();
+    world.finish_replay();
+    hear(&mut world, 3);
+    world.disconnect();
+    world.connect();
+    for _ in 0..3 {
+        world.fail_replay();
+        assert_eq!(trust(&world), (Trust::Doubtful, TrustReason::Reconnected));
+        assert!(world.replay_is_stopped());
+        world.quiet();
+    }
+    world.finish_replay();
+    assert_eq!((trust(&world).0, world.feed.last_seq()), (Trust::Exact, Some(2)));
+    assert_eq!(world.sink.generations, 0);
+}
+
+#[test]
 fn duplicates_and_late_batches_are_dropped() {
     let mut world = world(false);
     world.connect();
