@@ -5,8 +5,8 @@ use warmroute_kv_events::{BlocksRemoved, BlocksStored, EngineHash, EventBatch, K
 
 use crate::announcements::Announcements;
 use crate::applied::Applied;
-use crate::block_extras::{block_extras, salt_in_extras};
-use crate::block_keys::{Adapter, KeyBuffer, KeyChain, chain_seed};
+use crate::block_extras::{block_extras, seed_of};
+use crate::block_keys::{KeyBuffer, KeyChain};
 use crate::engine_layer::{EngineLayer, FurtherLayer, HeldBlock, lines_up};
 use crate::kv_groups::{ALL_BLOCKS, KvGroups};
 use crate::layers::{EngineSlots, GroupSlots, MOST_LAYERS, Tier};
@@ -474,15 +474,8 @@ impl EngineView {
                 return None;
             }
         }
-        let adapter = match (&stored.lora_name, stored.lora_id) {
-            (Some(name), _) => Adapter::Name(name),
-            (None, Some(number)) => Adapter::Number(number),
-            (None, None) => Adapter::None,
-        };
-        let salt = salt_in_extras(stored);
-        let cache_salt = stored.cache_salt.as_deref().or(salt.map(|(_, text)| text));
-        let key = chain_seed(stored.block_size_tokens, adapter, cache_salt);
-        Some(ChainStart { key, place: None, salt_position: salt.map(|(position, _)| position) })
+        let (key, salt_position) = seed_of(stored);
+        Some(ChainStart { key, place: None, salt_position })
     }
 }
 
