@@ -202,11 +202,7 @@ impl Following {
         let adapters = Arc::new(AdapterNames::default());
         let events = EngineEvents::try_new(index, settings, metrics.clone(), &adapters)?;
         let specs: Vec<EndpointSpec> = (0..ENGINES)
-            .map(|engine| EndpointSpec {
-                name: format!("engine-{engine}"),
-                host: Publishers::host(engine),
-                port: 8000,
-            })
+            .map(|engine| EndpointSpec::new(format!("engine-{engine}"), Publishers::host(engine), 8000))
             .collect();
         pool.update(&specs);
         let endpoints = pool.snapshot().states.clone();
