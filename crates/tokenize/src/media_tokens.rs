@@ -21,7 +21,7 @@ const PLACEHOLDERS: [&str; 6] = ["image", "img", "audio", "video", "vision", "st
 /// The tokens of a model by which it is known where the media of a prompt begin.
 #[derive(Debug, Default)]
 pub(crate) struct MediaTokens {
-    /// Tokens that are found in a text before anything else, with whether they are of [`MEDIA_STARTS`].
+    /// Tokens that are found in a text before anything else, with whether they are of `MEDIA_STARTS`.
     hard: HashMap<u32, bool>,
 }
 
@@ -68,7 +68,7 @@ impl ModelTokenizer {
     /// The template is given what vLLM gives it, and where its media begin shows by the special tokens that it doesn't
     /// write without them. Where a template takes contents as one text, the engine puts the model's placeholders in front
     /// of the text, so that nothing of that message is known. Between the last special token before the media and the
-    /// media themselves only what [`MEDIA_STARTS`] vouches for is known.
+    /// media themselves only what `MEDIA_STARTS` vouches for is known.
     ///
     /// # Errors
     /// As [`Self::tokens`]; [`Unsupported::Multimodal`] if it can't be told where the media begin.
