@@ -41,6 +41,8 @@ lint: ## Formatting, clippy and rustdoc with warnings as errors, shell scripts.
 	$(CARGO) fmt --manifest-path benches/dynamo/Cargo.toml --check
 	$(CARGO) clippy --locked $(DYNAMO_BUILD) --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+	@# A workspace with a lock file of its own, which `make fuzz` builds.
+	$(CARGO) metadata --locked --format-version 1 --manifest-path tests/fuzz/libfuzzer/Cargo.toml >/dev/null
 
 # The template is a workspace of its own. It gets our lock file, profiles and target folder, so that what is built
 # already isn't built again.
