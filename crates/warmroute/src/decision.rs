@@ -295,6 +295,7 @@ impl Decider {
     ) -> Result<(Decided, Vec<Outgoing>), NotDecided> {
         let (policy, snapshot) = (&in_effect.policy, self.pool.snapshot());
         let subset_rows = subset.map(|subset| snapshot.subset_rows(subset));
+        let model = self.metrics.requests.model_label(&request.target_model);
         let mut table = self.table.lock();
         table.take_times(self.timed_every);
         let Table { signals, scratch, .. } = &mut *table;
@@ -313,7 +314,7 @@ impl Decider {
                 rows: &[],
                 prompt: read.prompt.as_ref(),
                 sent: read.approximate.as_ref(),
-                model: self.metrics.requests.model_label(&request.target_model),
+                model,
                 metrics: &self.metrics,
             });
             let took = started_at.elapsed();
@@ -331,7 +332,7 @@ impl Decider {
             }
             let charging = Charging {
                 request,
-                model: self.metrics.requests.model_label(&request.target_model),
+                model,
                 prompt: read.prompt.as_ref().filter(|_| policy.prefix.reads_events()),
                 expects_for: policy.expects_for,
                 expectations: &self.expectations,

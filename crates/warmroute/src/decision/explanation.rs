@@ -8,7 +8,7 @@ use warmroute_scheduler::{Decision, ProfileRun, Stage, StageRun};
 
 use super::Explanation;
 use super::charging::Charging;
-use super::trusted_match::trust_state_in;
+use super::trusted_match::{trust_in, trust_state_in};
 use crate::policy::Policy;
 use crate::pool::EndpointState;
 use crate::receipt::{
@@ -75,7 +75,8 @@ fn trust_fallbacks<'a>(
     };
     let mut is_found = [false; 3];
     const KINDS: [Fallback; 3] = [Fallback::EventGaps, Fallback::DeliversLess, Fallback::NoEvents];
-    for state in states.filter(|state| state.engine.trust() != Trust::Exact || !state.deliveries.is_kept()) {
+    // Reasons are behind a lock, so only where there is one to tell.
+    for state in states.filter(|state| trust_in(state, model) > Trust::Partial) {
         let kind = fallback_of(state);
         for (at, known) in KINDS.into_iter().enumerate() {
             is_found[at] |= kind == Some(known);

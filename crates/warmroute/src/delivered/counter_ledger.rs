@@ -9,7 +9,7 @@
 use super::{Prediction, PredictionBasis};
 
 /// Lookups beyond what was sent, or short of it, as a share, that still make a comparison: engines look some requests
-/// up twice (preempted ones, and before vLLM 0.32 those that find no room). Tokens beyond may all have been hits, so
+/// up twice (preempted ones, and those that find no room). Tokens beyond may all have been hits, so
 /// they widen what counts as expected.
 const OTHER_TOKENS_SHARE: f64 = 0.05;
 /// The bounds are close enough if what is uncertain is at most this share of what is certain.
