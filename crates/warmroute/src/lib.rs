@@ -37,6 +37,7 @@ pub mod explain;
 pub mod grpc;
 mod handler;
 pub mod health;
+pub mod kubernetes;
 pub mod lease;
 pub mod metrics;
 pub mod objectives;

@@ -1,13 +1,14 @@
 //! The composition root: builds the picker from options and configuration, runs it, drains it.
 
+mod from_config;
+mod stopping;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use parking_lot::Mutex;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use warmroute_config::{CheckedConfig, FileDiscoverySpec, HttpSourceSpec};
+use warmroute_config::{CheckedConfig, FileDiscoverySpec};
 use warmroute_ext_proc::ExtProcService;
 use warmroute_kv_index::{IndexLimits, KvIndex};
 use warmroute_plugin::Registry;
@@ -17,11 +18,9 @@ use crate::cli::ServeOptions;
 use crate::decision::Decider;
 use crate::delivered::{DIAGNOSIS_INTERVAL, Diagnosis};
 use crate::discovery::{Discovery, EndpointList, Followers};
-use crate::engine_events::{
-    EngineEvents, EventListener, EventSettings, Expectations, GivenPorts, SourceFinder, WITHDRAW_INTERVAL,
-};
+use crate::engine_events::{EngineEvents, EventListener, Expectations, SourceFinder, WITHDRAW_INTERVAL};
 use crate::grpc::{ServingTls, ext_proc_server, ext_proc_service, health_server, listen};
-use crate::metrics::{Metrics, MetricsOptions, PluginLabels};
+use crate::metrics::{Metrics, PluginLabels};
 use crate::objectives::Objectives;
 use crate::picker::Picker;
 use crate::policy::Policy;
@@ -31,14 +30,12 @@ use crate::prompt::{AdapterNames, PromptReader, Renderer, TokenSource};
 use crate::readiness::Readiness;
 use crate::receipt::ReceiptRing;
 use crate::reload::{ConfigWatch, ReloadStatus};
-use crate::scrape::{Extractor, HttpSource, MODELS_INTERVAL, ModelsPoller, Scraper};
-use crate::tasks::{Tasks, VitalEnd};
-use crate::telemetry::{Telemetry, TraceExporter, TraceSettings};
+use crate::scrape::{ModelsPoller, Scraper};
+use crate::tasks::Tasks;
+use crate::telemetry::Telemetry;
+use from_config::{event_settings, models_poller, scraper, shown_metrics, source_finder, telemetry};
+use stopping::stop_when_told;
 
-/// Where vLLM and SGLang publish unless they are told otherwise.
-const DEFAULT_EVENTS_PORT: u16 = 5557;
-/// Longest wait for tasks at the end.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Averages over the pool aren't made more often than this.
 const SHORTEST_POOL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -295,30 +292,6 @@ impl Parts {
     }
 }
 
-fn shown_metrics(options: &ServeOptions) -> MetricsOptions {
-    MetricsOptions {
-        deprecated: options.deprecated_metrics,
-        ext_proc_streams: options.peer.enable_grpc_stream_metrics,
-    }
-}
-
-/// Traces as the environment asks for them, unless the flag turns them off.
-fn telemetry(options: &ServeOptions) -> anyhow::Result<Telemetry> {
-    if options.peer.tracing == Some(false) {
-        return Ok(Telemetry::off());
-    }
-    let Some(settings) = TraceSettings::read(|name| std::env::var(name).ok())? else {
-        return Ok(Telemetry::off());
-    };
-    let telemetry = Telemetry::try_new(&settings)?;
-    let exporter = match &settings.exporter {
-        TraceExporter::Otlp { endpoint } => endpoint,
-        TraceExporter::Console => "the log",
-    };
-    tracing::info!(exporter, ratio = settings.sampler.ratio, "requests are traced");
-    Ok(telemetry)
-}
-
 struct Listeners {
     ext_proc: tokio::net::TcpListener,
     health: tokio::net::TcpListener,
@@ -339,122 +312,5 @@ impl Listeners {
             health: listen(options.bind_address, options.grpc_health_port, "--grpc-health-port").await?,
             admin: listen(options.bind_address, options.metrics_port, "--metrics-port").await?,
         })
-    }
-}
-
-fn event_settings(options: &ServeOptions, config: &CheckedConfig) -> EventSettings {
-    match config.kv_events() {
-        Some(events) => EventSettings {
-            listen: events.listen,
-            port: match events.discover_pods {
-                true => events.socket_port.or(options.kv_events_port).unwrap_or(DEFAULT_EVENTS_PORT),
-                false => 0,
-            },
-            replay_port: events.replay_socket_port.or(options.kv_replay_port).unwrap_or(0),
-            topic_filter: events.topic_filter,
-            shards: events.concurrency as usize,
-        },
-        // Nobody asks for exact prefix matches, so engines aren't followed.
-        None => {
-            EventSettings { listen: None, port: 0, replay_port: 0, topic_filter: String::new(), shards: 1 }
-        }
-    }
-}
-
-/// What asks engines where they publish, if anybody wants to know.
-fn source_finder(
-    options: &ServeOptions,
-    config: &CheckedConfig,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<Option<SourceFinder>> {
-    let Some(events) = config.kv_events().filter(|_| options.kv_event_sources) else { return Ok(None) };
-    let settings = event_settings(options, config);
-    if settings.port == 0 && settings.listen.is_none() {
-        return Ok(None);
-    }
-    let given = GivenPorts {
-        events: events.socket_port.or(options.kv_events_port).is_some(),
-        replay: events.replay_socket_port.or(options.kv_replay_port).is_some(),
-    };
-    let finder = SourceFinder::try_new(config.metrics_source.as_ref(), given, metrics.clone());
-    Ok(Some(finder.context("asking engines where they publish KV events")?))
-}
-
-/// What scrapes metrics, if the configuration wants that.
-fn scraper(
-    options: &ServeOptions,
-    config: &CheckedConfig,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<Option<Scraper>> {
-    let Some(spec) = &config.metrics_source else { return Ok(None) };
-    let source = HttpSource::try_new(spec).with_context(|| spec.name.clone())?;
-    let interval = spec.interval.unwrap_or(options.refresh_metrics_interval);
-    Ok(Some(Scraper::new(source, interval, Extractor::new(&config.metrics_extractor), metrics.clone())))
-}
-
-/// What asks endpoints for their models, if the configuration wants that, or else for the names of their adapters, if
-/// exact prefix matches are wanted.
-fn models_poller(
-    options: &ServeOptions,
-    config: &CheckedConfig,
-    metrics: &Arc<Metrics>,
-    adapters: &Arc<AdapterNames>,
-) -> anyhow::Result<Option<ModelsPoller>> {
-    if let Some(spec) = &config.models_source {
-        let source = HttpSource::try_new(spec).with_context(|| spec.name.clone())?;
-        let poller = ModelsPoller::new(source, spec.interval.unwrap_or(MODELS_INTERVAL), metrics.clone());
-        return Ok(Some(poller.telling(adapters.clone())));
-    }
-    if event_settings(options, config).port == 0 {
-        return Ok(None);
-    }
-    let mut spec = HttpSourceSpec::models("adapter names");
-    // The API is served as the metrics page is.
-    spec.tls = config.metrics_source.as_ref().and_then(|metrics| metrics.tls.clone());
-    let source = HttpSource::try_new(&spec).with_context(|| spec.name.clone())?;
-    let poller = ModelsPoller::new(source, MODELS_INTERVAL, metrics.clone());
-    Ok(Some(poller.telling(adapters.clone()).names_only()))
-}
-
-/// Waits for a signal or for the end of a vital task, then drains and stops.
-async fn stop_when_told(
-    options: &ServeOptions,
-    parts: &Parts,
-    tasks: &Tasks,
-    mut vital_ends: mpsc::Receiver<VitalEnd>,
-) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
-    let end = tokio::select! {
-        _ = terminate.recv() => {
-            parts.readiness.is_draining();
-            parts.service.drain().start();
-            tracing::info!(drain_timeout_ms = options.drain_timeout.as_millis() as u64,
-                "SIGTERM: not ready any more, still serving; another signal ends the wait");
-            tokio::select! {
-                () = tokio::time::sleep(options.drain_timeout) => {}
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            None
-        }
-        _ = interrupt.recv() => None,
-        end = vital_ends.recv() => end,
-    };
-    parts.readiness.is_draining();
-    let still_open = parts.service.drain().finish(options.drain_timeout).await;
-    if still_open > 0 {
-        tracing::warn!(still_open, "streams are still open after the drain and will be cut");
-    }
-    if !tasks.shut_down(SHUTDOWN_GRACE).await {
-        tracing::warn!("some tasks did not end in time");
-    }
-    let telemetry = parts.telemetry.clone();
-    // A panic there loses spans and nothing else.
-    let _ = tokio::task::spawn_blocking(move || telemetry.shut_down()).await;
-    tracing::info!("stopped");
-    match end {
-        None => Ok(()),
-        Some(end) => bail!(end),
     }
 }
