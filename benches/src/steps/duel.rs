@@ -47,7 +47,7 @@ impl Duel {
     pub(super) fn start(picker: WholePicker, script: Script) -> anyhow::Result<Self> {
         let service = picker.service.clone();
         let ours = Contestant::start("bench-picker", move |listener, stop| {
-            Ok(async move { ext_proc_server(listener, &service, Readiness::default(), None, stop)?.await })
+            Ok(ext_proc_server(listener, service, Readiness::default(), None, stop))
         })?;
         let (asked, _) = ours.gateway.run(&script, 1, 1)?;
         let echo = Echo { header_padding_bytes: Echo::padding_for(asked.header_reply_bytes) };

@@ -23,6 +23,7 @@ use crate::pool::{Adapters, EndpointState, Pool, ServedModel};
 use crate::readiness::Readiness;
 use crate::receipt::{Fallback, Freshness, Receipt, ReceiptRing};
 use crate::reload::ReloadStatus;
+use crate::tls::{ServingTls, TlsListener};
 
 /// Receipts that `/debug/decisions` lists unless `?limit=` says otherwise.
 const LISTED_DECISIONS: usize = 50;
@@ -53,11 +54,16 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves until `stop`.
+    /// Serves until `stop`; in plaintext if `tls` is None.
     ///
     /// # Errors
     /// The listener fails.
-    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        tls: Option<ServingTls>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         let router = Router::new()
             .route("/metrics", get(metrics_page))
             .route("/healthz", get(health))
@@ -65,7 +71,15 @@ impl Admin {
             .route("/debug/decisions", get(decisions))
             .route("/debug/decisions/{id}", get(decision))
             .with_state(self);
-        Ok(axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await?)
+        let stopped = stop.cancelled_owned();
+        match tls {
+            Some(tls) => {
+                let listener = TlsListener::new(listener, tls);
+                axum::serve(listener, router).with_graceful_shutdown(stopped).await?;
+            }
+            None => axum::serve(listener, router).with_graceful_shutdown(stopped).await?,
+        }
+        Ok(())
     }
 }
 

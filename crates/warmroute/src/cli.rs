@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::objectives::{ObjectiveArg, objective_arg};
 use crate::peer_flags::PeerFlags;
+use crate::tls::TlsFlags;
 
 /// An endpoint picker for LLM inference: sends each request to the engine whose KV cache is warmest.
 ///
@@ -136,13 +137,9 @@ pub struct ServeOptions {
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub watch_config: bool,
 
-    /// Serve ext-proc over TLS; with a self-signed certificate unless --cert-path is given.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
-          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
-    pub secure_serving: bool,
-    /// Directory with tls.crt and tls.key.
-    #[arg(long, value_name = "DIR")]
-    pub cert_path: Option<PathBuf>,
+    /// What is served over TLS, and to whom.
+    #[command(flatten)]
+    pub tls: TlsFlags,
 
     /// Interval at which each engine's metrics are fetched; not below 50ms.
     #[arg(long, default_value = "50ms", value_parser = duration, value_name = "DURATION")]
@@ -283,10 +280,10 @@ mod tests {
         let objectives =
             cli.serve.inference_objective.iter().map(|given| (given.name.as_str(), given.priority));
         assert_eq!(objectives.collect::<Vec<_>>(), [("batch", -1), ("chat", 10)]);
-        assert!(!cli.serve.secure_serving);
+        assert!(!cli.serve.tls.secure_serving);
         assert_eq!(cli.serve.endpoints.len(), 2);
         assert_eq!(cli.serve.refresh_metrics_interval, Duration::from_millis(100));
-        assert!(Cli::parse_from(["warmroute", "--secure-serving"]).serve.secure_serving);
+        assert!(Cli::parse_from(["warmroute", "--secure-serving"]).serve.tls.secure_serving);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The gRPC servers: ext-proc with health beside it, and health alone on its own port.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use warmroute_ext_proc::{EndpointPicker, ExtProcService};
 
 use crate::health::HealthService;
 use crate::readiness::Readiness;
-use crate::tls::server_tls;
+use crate::tls::{ServingTls, TlsListener};
 
 /// Binds a listener. The IPv6 any-address falls back to IPv4 where the machine has no IPv6.
 ///
@@ -32,32 +31,32 @@ pub async fn listen(address: IpAddr, port: u16, flag: &str) -> anyhow::Result<Tc
     })
 }
 
-/// TLS of the ext-proc port: None serves plaintext.
-#[derive(Clone, Copy, Debug)]
-pub struct ServingTls<'a> {
-    /// Directory with tls.crt and tls.key; None for a self-signed certificate.
-    pub cert_path: Option<&'a Path>,
-}
-
-/// Makes the ext-proc server: a future that serves until `stop`.
+/// Serves ext-proc until `stop`; in plaintext if `tls` is None.
 ///
 /// # Errors
-/// The certificate can't be read or made.
-pub fn ext_proc_server<P: EndpointPicker>(
+/// The server fails.
+pub async fn ext_proc_server<P: EndpointPicker>(
     listener: TcpListener,
-    service: &ExtProcService<P>,
+    service: ExtProcService<P>,
     readiness: Readiness,
-    tls: Option<ServingTls<'_>>,
+    tls: Option<ServingTls>,
     stop: CancellationToken,
-) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
+) -> anyhow::Result<()> {
     let mut server = Server::builder().http2_keepalive_interval(Some(Duration::from_secs(30)));
-    if let Some(tls) = tls {
-        server = server.tls_config(server_tls(tls.cert_path)?).context("can't set up TLS")?;
-    }
     let router = server.add_service(HealthService::server(readiness)).add_service(service.server());
-    // With an own listener Nagle's algorithm must be turned off here: it costs about 45 ms per stream.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Ok(async move { Ok(router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await?) })
+    let stopped = stop.cancelled_owned();
+    match tls {
+        Some(tls) => {
+            let incoming = TlsListener::new(listener, tls).incoming();
+            router.serve_with_incoming_shutdown(incoming, stopped).await?;
+        }
+        None => {
+            // With an own listener Nagle's algorithm must be turned off here: it costs about 45 ms per stream.
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            router.serve_with_incoming_shutdown(incoming, stopped).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Serves health alone, in plaintext, until `stop`.

@@ -17,6 +17,7 @@ mod pool_metrics;
 mod request_metrics;
 mod scheduling_metrics;
 mod stream_metrics;
+mod tls_metrics;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub use scheduling_metrics::{
     EndpointLabels, ExtensionPoint, PluginLabels, PrefixPrediction, SchedulingMetrics,
 };
 pub use stream_metrics::StreamMetrics;
+pub use tls_metrics::TlsMetrics;
 
 use crate::pool::Pool;
 use delivery_collector::DeliveryCollector;
@@ -59,6 +61,8 @@ pub struct Metrics {
     pub index: IndexMetrics,
     /// Of ext-proc streams.
     pub streams: StreamMetrics,
+    /// Of TLS.
+    pub tls: TlsMetrics,
     /// Findings, per cause.
     pub findings: IntGaugeVec,
     /// Requests that asked an engine to announce again what they hit, per endpoint.
@@ -103,6 +107,7 @@ impl Metrics {
             events: EventMetrics::try_new(&make)?,
             index: IndexMetrics::try_new(&make)?,
             streams: StreamMetrics::try_new(&make, options.ext_proc_streams)?,
+            tls: TlsMetrics::try_new(&make)?,
             findings: make.gauges(
                 "warmroute_findings",
                 "Likely causes of lasting differences between predicted and delivered, each once per model.",

@@ -92,22 +92,6 @@ pub struct PeerFlags {
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub metrics_endpoint_auth: Option<bool>,
 
-    /// Not available: restart to take a new certificate.
-    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
-          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
-    pub enable_cert_reload: bool,
-    /// TLS 1.2 and 1.3 are served: VersionTLS12 is accepted, and nothing else.
-    #[arg(long, default_value = "", value_name = "VERSION")]
-    pub tls_min_version: String,
-    /// Not available.
-    #[arg(long, value_delimiter = ',', value_name = "SUITE,…")]
-    pub tls_cipher_suites: Vec<String>,
-    /// Not available: the metrics port is plaintext.
-    #[arg(long, default_value = "", value_name = "DIR")]
-    pub metrics_cert_dir: String,
-    /// Not available: the metrics port is plaintext.
-    #[arg(long, default_value = "", value_name = "FILE")]
-    pub metrics_client_ca_file: String,
     /// Show metrics of ext-proc streams too (llm_d_epp_extproc_…).
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
@@ -197,8 +181,6 @@ pub struct FlagNotice {
 
 const NO_KUBERNETES: &str = "there is no Kubernetes discovery in this version; remove it and name the engines with \
                              --endpoints or in the file of file-discovery";
-const METRICS_PLAINTEXT: &str =
-    "the metrics port is plaintext; remove it and keep the port inside the cluster";
 const USE_EXTRACTOR: &str = "setting it is an error at the EPP too; remove it: the names of an engine's metrics \
                              are parameters of core-metrics-extractor in the configuration";
 
@@ -232,8 +214,6 @@ impl PeerFlags {
     }
 
     fn serving(&self) -> Vec<FlagRefused> {
-        let tls = if self.tls_min_version == "VersionTLS12" { "" } else { &self.tls_min_version };
-        let suites = self.tls_cipher_suites.join(",");
         let encoding = self.zap_time_encoding.as_deref().unwrap_or_default();
         let encoding = if ["rfc3339", "rfc3339nano", "iso8601"].contains(&encoding) { "" } else { encoding };
         [
@@ -242,15 +222,6 @@ impl PeerFlags {
                 switch(self.emit_endpoint_scores),
                 "scores aren't sent to Envoy yet; remove it and read them with `warmroute explain`",
             ),
-            (
-                "--enable-cert-reload",
-                switch(self.enable_cert_reload),
-                "a certificate is read at the start; remove it and restart after a renewal",
-            ),
-            ("--tls-min-version", tls, "TLS 1.2 and 1.3 are served; remove it or write VersionTLS12"),
-            ("--tls-cipher-suites", &suites, "rustls' default cipher suites are served; remove it"),
-            ("--metrics-cert-dir", &self.metrics_cert_dir, METRICS_PLAINTEXT),
-            ("--metrics-client-ca-file", &self.metrics_client_ca_file, METRICS_PLAINTEXT),
             ("--zap-time-encoding", encoding, "times in the log are RFC 3339; write rfc3339"),
         ]
         .into_iter()

@@ -13,7 +13,7 @@ use http::Uri;
 use tokio::time::MissedTickBehavior;
 
 pub use extractor::Extractor;
-pub use http_source::{FetchError, HttpSource, SourceTlsError};
+pub use http_source::{FetchError, HttpSource};
 pub use models_poller::{MODELS_INTERVAL, ModelsPoller};
 pub use page_reader::{NoLoad, PageContent, PageReader};
 

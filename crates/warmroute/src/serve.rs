@@ -19,7 +19,7 @@ use crate::decision::Decider;
 use crate::delivered::{DIAGNOSIS_INTERVAL, Diagnosis};
 use crate::discovery::{Discovery, EndpointList, Followers};
 use crate::engine_events::{EngineEvents, EventListener, Expectations, SourceFinder, WITHDRAW_INTERVAL};
-use crate::grpc::{ServingTls, ext_proc_server, ext_proc_service, health_server, listen};
+use crate::grpc::{ext_proc_server, ext_proc_service, health_server, listen};
 use crate::metrics::{Metrics, PluginLabels};
 use crate::objectives::Objectives;
 use crate::picker::Picker;
@@ -33,6 +33,7 @@ use crate::reload::{ConfigWatch, ReloadStatus};
 use crate::scrape::{ModelsPoller, Scraper};
 use crate::tasks::Tasks;
 use crate::telemetry::Telemetry;
+use crate::tls::ServedTls;
 use from_config::{event_settings, models_poller, scraper, shown_metrics, source_finder, telemetry};
 use stopping::stop_when_told;
 
@@ -54,8 +55,9 @@ pub async fn run(options: ServeOptions, registry: Arc<Registry>) -> anyhow::Resu
     }
     let (tasks, vital_ends) = Tasks::new();
     let policy = Policy::try_new(&config, &registry, &tasks)?.shared();
-    let parts = Parts::build(&options, &config, policy).await?;
+    let mut parts = Parts::build(&options, &config, policy).await?;
     let listeners = Listeners::bind(&options, parts.listener.as_ref()).await?;
+    parts.tls.watch(&tasks);
     parts.start(&options, listeners, &tasks)?;
     parts.watch_config(&options, source, config, registry, &tasks);
     stop_when_told(&options, &parts, &tasks, vital_ends).await
@@ -87,6 +89,7 @@ struct Parts {
     /// None: no server is asked for tokens.
     renderer: Option<Renderer>,
     telemetry: Telemetry,
+    tls: ServedTls,
 }
 
 impl Parts {
@@ -96,6 +99,7 @@ impl Parts {
         policy: Arc<Policy>,
     ) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::try_with(shown_metrics(options)).context("can't register metrics")?);
+        let tls = ServedTls::try_new(&options.tls, &metrics)?;
         let pool = Arc::new(Pool::new("epp"));
         metrics.show_pool(&pool).context("can't register the pool's metrics")?;
         let limits = IndexLimits { max_entries: options.kv_index_max_entries, ..IndexLimits::default() };
@@ -151,6 +155,7 @@ impl Parts {
             reloads,
             renderer,
             telemetry,
+            tls,
         })
     }
 
@@ -186,18 +191,21 @@ impl Parts {
             tasks.spawn_vital("event listener", listener.run(socket, tasks.clone()));
         }
         let stop = tasks.stop_token();
-        let tls = options.secure_serving.then_some(ServingTls { cert_path: options.cert_path.as_deref() });
         let readiness = || self.readiness.clone();
-        let ext_proc = ext_proc_server(listeners.ext_proc, &self.service, readiness(), tls, stop.clone())?;
+        let (service, tls) = (self.service.clone(), self.tls.ext_proc.clone());
+        let ext_proc = ext_proc_server(listeners.ext_proc, service, readiness(), tls, stop.clone());
         tasks.spawn_vital("ext-proc server", ext_proc);
         tasks.spawn_vital("health server", health_server(listeners.health, readiness(), stop.clone()));
-        tasks.spawn_vital("metrics server", self.admin(options).serve(listeners.admin, stop));
+        tasks.spawn_vital(
+            "metrics server",
+            self.admin(options).serve(listeners.admin, self.tls.metrics.clone(), stop),
+        );
         self.readiness.is_listening();
         tracing::info!(
             grpc_port = options.grpc_port,
             health_port = options.grpc_health_port,
             metrics_port = options.metrics_port,
-            tls = options.secure_serving,
+            tls = self.tls.ext_proc.is_some(),
             "serving"
         );
         Ok(())

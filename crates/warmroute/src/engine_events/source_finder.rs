@@ -14,7 +14,8 @@ use super::event_sources::{EventSources, NoSources};
 use super::event_target::{GivenPorts, Told};
 use crate::metrics::Metrics;
 use crate::pool::{EndpointSpec, EndpointState};
-use crate::scrape::{FetchError, HttpSource, SourceTlsError};
+use crate::scrape::{FetchError, HttpSource};
+use crate::tls::ClientTlsError;
 
 /// First and longest pause between questions to one engine; doubled each time, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -45,7 +46,7 @@ impl SourceFinder {
         metrics_source: Option<&HttpSourceSpec>,
         given: GivenPorts,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, SourceTlsError> {
+    ) -> Result<Self, ClientTlsError> {
         let source = HttpSource::try_new(&HttpSourceSpec::kv_event_sources(metrics_source))?;
         let at_once = Arc::new(Semaphore::new(QUESTIONS_AT_ONCE));
         Ok(Self { source, given, ranks: Arc::default(), at_once, metrics })

@@ -1,7 +1,5 @@
 //! Fetches one page from every endpoint, over HTTP or HTTPS, on connections that are kept.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,14 +9,11 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::ClientConfig;
 use warmroute_config::{HttpSourceSpec, SourceTlsSpec};
 
 use crate::pool::{EndpointSpec, host_port};
+use crate::tls::{ClientTls, ClientTlsError, without_roots};
 
 /// Largest page read; a vLLM page has 50 to 70 KB.
 const PAGE_LIMIT_BYTES: usize = 8 * 1024 * 1024;
@@ -45,35 +40,6 @@ pub enum FetchError {
     Url(#[from] http::uri::InvalidUri),
 }
 
-/// Why TLS to endpoints can't be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceTlsError {
-    /// A certificate or key can't be read.
-    #[error("{what} {}: {reason}", path.display())]
-    Pem {
-        /// The parameter.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        reason: pem::Error,
-    },
-    /// A file without a certificate.
-    #[error("{what} {} has no certificate in it", path.display())]
-    NoCertificate {
-        /// The parameter.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-    },
-    /// There are no trusted certificates on this system.
-    #[error("the system has no trusted certificates: name some with caCertPath")]
-    NoRoots,
-    /// A certificate or key isn't taken.
-    #[error(transparent)]
-    Tls(#[from] rustls::Error),
-}
-
 /// A page that every endpoint has. One for the process, so that connections are kept.
 #[derive(Clone, Debug)]
 pub struct HttpSource {
@@ -88,7 +54,7 @@ impl HttpSource {
     ///
     /// # Errors
     /// A certificate or key file isn't usable.
-    pub fn try_new(spec: &HttpSourceSpec) -> Result<Self, SourceTlsError> {
+    pub fn try_new(spec: &HttpSourceSpec) -> Result<Self, ClientTlsError> {
         let mut tcp = HttpConnector::new();
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(FETCH_DEADLINE));
@@ -130,99 +96,14 @@ impl HttpSource {
     }
 }
 
-/// For plain HTTP, where nothing of it is used.
-fn without_roots() -> Result<ClientConfig, rustls::Error> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions()?;
-    Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
-}
-
-fn client_config(tls: &SourceTlsSpec) -> Result<ClientConfig, SourceTlsError> {
-    let provider = Arc::new(ring::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-    let builder = if tls.insecure_skip_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-    } else {
-        builder.with_root_certificates(roots(tls.ca_cert_path.as_deref())?)
-    };
-    Ok(match &tls.client_identity {
-        None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let (what, path) = ("clientKeyPath", key);
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|reason| SourceTlsError::Pem {
-                what,
-                path: path.clone(),
-                reason,
-            })?;
-            builder.with_client_auth_cert(certificates("clientCertPath", certificate)?, key)?
-        }
-    })
-}
-
-fn roots(path: Option<&Path>) -> Result<RootCertStore, SourceTlsError> {
-    let mut roots = RootCertStore::empty();
-    match path {
-        Some(path) => {
-            for certificate in certificates("caCertPath", path)? {
-                roots.add(certificate)?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err(SourceTlsError::NoRoots);
-            }
-        }
+fn client_config(tls: &SourceTlsSpec) -> Result<ClientConfig, ClientTlsError> {
+    let identity = tls.client_identity.as_ref();
+    ClientTls {
+        insecure_skip_verify: tls.insecure_skip_verify,
+        roots: ("caCertPath", tls.ca_cert_path.as_deref()),
+        identity: identity.map(|(certificate, key)| {
+            (("clientCertPath", certificate.as_path()), ("clientKeyPath", key.as_path()))
+        }),
     }
-    Ok(roots)
-}
-
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SourceTlsError> {
-    let unreadable = |reason| SourceTlsError::Pem { what, path: path.to_owned(), reason };
-    let read: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect();
-    let read = read.map_err(unreadable)?;
-    if read.is_empty() {
-        return Err(SourceTlsError::NoCertificate { what, path: path.to_owned() });
-    }
-    Ok(read)
-}
-
-/// Takes any certificate (`insecureSkipVerify`), but no broken handshake.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+    .config()
 }

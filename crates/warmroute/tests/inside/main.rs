@@ -4,6 +4,7 @@
 
 mod approximate;
 mod centralised;
+mod certificates;
 mod commands;
 mod compatibility;
 mod counters;
@@ -26,5 +27,6 @@ mod repository;
 mod sessions;
 mod stages;
 mod subscription;
+mod tls;
 mod traces;
 mod trust;
