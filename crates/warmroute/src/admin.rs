@@ -19,6 +19,7 @@ use crate::decision::Decider;
 use crate::delivered::{Diagnosis, Finding, LossReport, ModelDeliveries};
 use crate::engine_events::{EventListener, ListenerStatus};
 use crate::metrics::Metrics;
+use crate::metrics_auth::TokenFence;
 use crate::pool::{Adapters, EndpointState, Pool, ServedModel};
 use crate::readiness::Readiness;
 use crate::receipt::{Fallback, Freshness, Receipt, ReceiptRing};
@@ -27,6 +28,15 @@ use crate::tls::{ServingTls, TlsListener};
 
 /// Receipts that `/debug/decisions` lists unless `?limit=` says otherwise.
 const LISTED_DECISIONS: usize = 50;
+
+/// To whom the server shows it.
+#[derive(Default)]
+pub struct AdminAccess {
+    /// None: plaintext.
+    pub tls: Option<ServingTls>,
+    /// None: nobody is asked for a token.
+    pub fence: Option<Arc<TokenFence>>,
+}
 
 /// What the server shows.
 #[derive(Clone)]
@@ -54,14 +64,14 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves until `stop`; in plaintext if `tls` is None.
+    /// Serves until `stop`; to whom `access` says.
     ///
     /// # Errors
     /// The listener fails.
     pub async fn serve(
         self,
         listener: TcpListener,
-        tls: Option<ServingTls>,
+        access: AdminAccess,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let router = Router::new()
@@ -71,6 +81,11 @@ impl Admin {
             .route("/debug/decisions", get(decisions))
             .route("/debug/decisions/{id}", get(decision))
             .with_state(self);
+        let AdminAccess { tls, fence } = access;
+        let router = match fence {
+            Some(fence) => fence.around(router),
+            None => router,
+        };
         let stopped = stop.cancelled_owned();
         match tls {
             Some(tls) => {

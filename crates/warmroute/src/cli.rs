@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::admin_client::PickerAccess;
 use crate::objectives::{ObjectiveArg, objective_arg};
 use crate::peer_flags::PeerFlags;
 use crate::tls::TlsFlags;
@@ -71,9 +72,9 @@ pub struct PluginsOptions {
 pub struct ExplainOptions {
     /// Number of the decision, or the request's x-request-id; `last` for the newest.
     pub id: String,
-    /// Base URL of the running picker's metrics port.
-    #[arg(long, default_value = "http://127.0.0.1:9090", value_name = "URL")]
-    pub address: String,
+    /// The running picker.
+    #[command(flatten)]
+    pub picker: PickerAccess,
     /// Print the receipt as JSON instead of a table.
     #[arg(long)]
     pub json: bool,
@@ -84,9 +85,9 @@ pub struct ExplainOptions {
 /// It exits with 0 if there is nothing to find, 1 if there are findings or the picker can't be asked.
 #[derive(Debug, Args)]
 pub struct DoctorOptions {
-    /// Base URL of the running picker's metrics port.
-    #[arg(long, default_value = "http://127.0.0.1:9090", value_name = "URL")]
-    pub address: String,
+    /// The running picker.
+    #[command(flatten)]
+    pub picker: PickerAccess,
     /// Print everything as JSON.
     #[arg(long)]
     pub json: bool,

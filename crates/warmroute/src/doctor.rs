@@ -9,7 +9,6 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::admin_client;
 use crate::cli::DoctorOptions;
 use crate::delivered::{CounterVerdict, Finding, LossReport};
 use loss_table::LossTable;
@@ -31,9 +30,9 @@ pub struct Examination {
 /// # Errors
 /// The picker can't be reached, or isn't one that has findings; the error says what to do.
 pub async fn examine(options: &DoctorOptions) -> anyhow::Result<Examination> {
-    let (status, body) = admin_client::get(&options.address, "/status").await?;
+    let (status, body) = options.picker.get("/status").await?;
     if status != http::StatusCode::OK {
-        bail!("{}/status answered {status}", options.address);
+        bail!("{}/status answered {status}", options.picker.base());
     }
     serde_json::from_slice(&body)
         .context("that is no status with findings: is this a Warmroute picker of this version?")

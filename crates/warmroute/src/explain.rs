@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use anyhow::{Context, bail};
 
-use crate::admin_client;
 use crate::cli::ExplainOptions;
 use crate::receipt::{AdmissionLine, CandidateLine, HandlerLine, ProfileLine, Receipt};
 
@@ -14,8 +13,8 @@ use crate::receipt::{AdmissionLine, CandidateLine, HandlerLine, ProfileLine, Rec
 /// The picker can't be reached or doesn't have that receipt; the error says what to do.
 pub async fn explain(options: &ExplainOptions) -> anyhow::Result<String> {
     let path = format!("/debug/decisions/{}", options.id);
-    let (status, body) = admin_client::get(&options.address, &path).await?;
-    let base = options.address.trim_end_matches('/');
+    let (status, body) = options.picker.get(&path).await?;
+    let base = options.picker.base();
     if status == http::StatusCode::NOT_FOUND {
         bail!("no decision {:?} there: the newest ones are listed at {base}/debug/decisions", options.id);
     }

@@ -19,7 +19,7 @@
 //! is apart: [`discovery`] writes the [`pool`], [`scrape`] publishes metrics, [`engine_events`] fills the index.
 
 pub mod admin;
-mod admin_client;
+pub mod admin_client;
 pub mod app;
 pub mod approximate_producer;
 pub mod attributes;
@@ -40,6 +40,7 @@ pub mod health;
 pub mod kubernetes;
 pub mod lease;
 pub mod metrics;
+pub mod metrics_auth;
 pub mod objectives;
 pub mod open_event_ports;
 pub mod peer_flags;

@@ -63,6 +63,8 @@ pub struct Metrics {
     pub streams: StreamMetrics,
     /// Of TLS.
     pub tls: TlsMetrics,
+    /// Requests to the metrics port, by what the fence around it said.
+    pub metrics_port_requests: IntCounterVec,
     /// Findings, per cause.
     pub findings: IntGaugeVec,
     /// Requests that asked an engine to announce again what they hit, per endpoint.
@@ -108,6 +110,11 @@ impl Metrics {
             index: IndexMetrics::try_new(&make)?,
             streams: StreamMetrics::try_new(&make, options.ext_proc_streams)?,
             tls: TlsMetrics::try_new(&make)?,
+            metrics_port_requests: make.counters(
+                "warmroute_metrics_auth_requests_total",
+                "Requests to the metrics port, by what became of their tokens.",
+                &["outcome"],
+            )?,
             findings: make.gauges(
                 "warmroute_findings",
                 "Likely causes of lasting differences between predicted and delivered, each once per model.",

@@ -87,10 +87,6 @@ pub struct PeerFlags {
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub enable_pprof: Option<bool>,
-    /// Accepted; the metrics port asks nobody for a token: keep it inside the cluster.
-    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1,
-          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
-    pub metrics_endpoint_auth: Option<bool>,
 
     /// Show metrics of ext-proc streams too (llm_d_epp_extproc_…).
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
@@ -252,10 +248,6 @@ impl PeerFlags {
         let mut say = |warns: bool, message: &str| {
             notices.push(FlagNotice { warns, message: message.to_owned() });
         };
-        if self.metrics_endpoint_auth.unwrap_or(true) {
-            let asked = self.metrics_endpoint_auth.is_some();
-            say(asked, "the metrics port has no authentication, whatever --metrics-endpoint-auth says");
-        }
         if self.enable_pprof == Some(true) {
             say(true, "there is no profiling on the metrics port, whatever --enable-pprof says");
         }
@@ -434,13 +426,8 @@ mod tests {
 
     #[test]
     fn accepted_flags_without_effect_are_said() {
-        let quiet = flags(&["--metrics-endpoint-auth=false"]).notices(1 << 20);
-        assert_eq!(quiet, []);
-        let defaults = flags(&[]).notices(1 << 20);
-        assert_eq!(defaults.len(), 1);
-        assert!(defaults.iter().all(|notice| !notice.warns), "{defaults:?}");
+        assert_eq!(flags(&[]).notices(1 << 20), []);
         let asked = flags(&[
-            "--metrics-endpoint-auth",
             "--enable-pprof=true",
             "--health-checking",
             "--grpc-max-recv-msg-size=2Mi",
@@ -449,8 +436,8 @@ mod tests {
         let asked = asked.notices(1 << 20);
         let warns = asked.iter().filter(|notice| notice.warns).map(|notice| notice.message.as_str());
         let warns: Vec<&str> = warns.collect();
-        assert_eq!(warns.len(), 3, "{asked:?}");
-        assert!(warns[0].contains("--metrics-endpoint-auth") && warns[1].contains("--enable-pprof"));
-        assert!(warns[2].contains("--grpc-max-recv-msg-size isn't used") && warns[2].contains("1048576"));
+        assert_eq!(warns.len(), 2, "{asked:?}");
+        assert!(warns[0].contains("--enable-pprof"));
+        assert!(warns[1].contains("--grpc-max-recv-msg-size isn't used") && warns[1].contains("1048576"));
     }
 }

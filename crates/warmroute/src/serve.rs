@@ -1,5 +1,6 @@
 //! The composition root: builds the picker from options and configuration, runs it, drains it.
 
+mod access;
 mod from_config;
 mod stopping;
 
@@ -33,7 +34,7 @@ use crate::reload::{ConfigWatch, ReloadStatus};
 use crate::scrape::{ModelsPoller, Scraper};
 use crate::tasks::Tasks;
 use crate::telemetry::Telemetry;
-use crate::tls::ServedTls;
+use access::Access;
 use from_config::{event_settings, models_poller, scraper, shown_metrics, source_finder, telemetry};
 use stopping::stop_when_told;
 
@@ -57,7 +58,7 @@ pub async fn run(options: ServeOptions, registry: Arc<Registry>) -> anyhow::Resu
     let policy = Policy::try_new(&config, &registry, &tasks)?.shared();
     let mut parts = Parts::build(&options, &config, policy).await?;
     let listeners = Listeners::bind(&options, parts.listener.as_ref()).await?;
-    parts.tls.watch(&tasks);
+    parts.access.tls.watch(&tasks);
     parts.start(&options, listeners, &tasks)?;
     parts.watch_config(&options, source, config, registry, &tasks);
     stop_when_told(&options, &parts, &tasks, vital_ends).await
@@ -89,7 +90,7 @@ struct Parts {
     /// None: no server is asked for tokens.
     renderer: Option<Renderer>,
     telemetry: Telemetry,
-    tls: ServedTls,
+    access: Access,
 }
 
 impl Parts {
@@ -99,7 +100,7 @@ impl Parts {
         policy: Arc<Policy>,
     ) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::try_with(shown_metrics(options)).context("can't register metrics")?);
-        let tls = ServedTls::try_new(&options.tls, &metrics)?;
+        let access = Access::build(options, None, &metrics).await?;
         let pool = Arc::new(Pool::new("epp"));
         metrics.show_pool(&pool).context("can't register the pool's metrics")?;
         let limits = IndexLimits { max_entries: options.kv_index_max_entries, ..IndexLimits::default() };
@@ -155,7 +156,7 @@ impl Parts {
             reloads,
             renderer,
             telemetry,
-            tls,
+            access,
         })
     }
 
@@ -192,20 +193,18 @@ impl Parts {
         }
         let stop = tasks.stop_token();
         let readiness = || self.readiness.clone();
-        let (service, tls) = (self.service.clone(), self.tls.ext_proc.clone());
+        let (service, tls) = (self.service.clone(), self.access.ext_proc());
         let ext_proc = ext_proc_server(listeners.ext_proc, service, readiness(), tls, stop.clone());
         tasks.spawn_vital("ext-proc server", ext_proc);
         tasks.spawn_vital("health server", health_server(listeners.health, readiness(), stop.clone()));
-        tasks.spawn_vital(
-            "metrics server",
-            self.admin(options).serve(listeners.admin, self.tls.metrics.clone(), stop),
-        );
+        let admin = self.admin(options).serve(listeners.admin, self.access.admin(), stop);
+        tasks.spawn_vital("metrics server", admin);
         self.readiness.is_listening();
         tracing::info!(
             grpc_port = options.grpc_port,
             health_port = options.grpc_health_port,
             metrics_port = options.metrics_port,
-            tls = self.tls.ext_proc.is_some(),
+            tls = options.tls.secure_serving,
             "serving"
         );
         Ok(())

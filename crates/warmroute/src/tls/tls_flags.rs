@@ -41,6 +41,11 @@ pub struct TlsFlags {
     /// File with the authorities of the clients that may connect to the metrics port; needs --metrics-cert-dir.
     #[arg(long, default_value = "", value_name = "FILE")]
     pub metrics_client_ca_file: String,
+    /// Ask for a bearer token on the metrics port and the Kubernetes API whether it may pass (TokenReview,
+    /// SubjectAccessReview). By default where endpoints come from Kubernetes.
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub metrics_endpoint_auth: Option<bool>,
 }
 
 impl TlsFlags {

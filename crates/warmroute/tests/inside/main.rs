@@ -15,6 +15,7 @@ mod expectations;
 mod expressions;
 mod fixture;
 mod leases;
+mod metrics_auth;
 mod metrics_page;
 mod overload;
 mod parsing;
