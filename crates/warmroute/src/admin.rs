@@ -18,6 +18,7 @@ use crate::approximate_producer::ApproximateStatus;
 use crate::decision::Decider;
 use crate::delivered::{Diagnosis, Finding, LossReport, ModelDeliveries};
 use crate::engine_events::{EventListener, ListenerStatus};
+use crate::kubernetes::{KubernetesReport, KubernetesStatus};
 use crate::metrics::Metrics;
 use crate::metrics_auth::TokenFence;
 use crate::pool::{Adapters, EndpointState, Pool, ServedModel};
@@ -61,6 +62,8 @@ pub struct Admin {
     pub diagnosis: Arc<Diagnosis>,
     /// What takes the connections of engines that publish events, if they may connect.
     pub listener: Option<EventListener>,
+    /// What is known of the cluster that the endpoints come from, if they come from one.
+    pub kubernetes: Option<KubernetesStatus>,
 }
 
 impl Admin {
@@ -156,6 +159,9 @@ struct Status {
     /// Where engines connect to publish KV events, if they may.
     #[serde(skip_serializing_if = "Option::is_none")]
     kv_event_listener: Option<ListenerStatus>,
+    /// What is known of the cluster that the endpoints come from, if they come from one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kubernetes: Option<KubernetesReport>,
     endpoints: Vec<EndpointStatus>,
 }
 
@@ -268,6 +274,7 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
         approximate_prefixes: admin.decider.approximate_status(),
         findings: admin.diagnosis.refresh(),
         loss: admin.pool.loss.report(now),
+        kubernetes: admin.kubernetes.as_ref().map(KubernetesStatus::report),
         kv_event_listener: admin.listener.as_ref().map(EventListener::status),
         endpoints: snapshot
             .states

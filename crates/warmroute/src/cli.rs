@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::admin_client::PickerAccess;
+use crate::kubernetes::KubernetesFlags;
 use crate::objectives::{ObjectiveArg, objective_arg};
 use crate::peer_flags::PeerFlags;
 use crate::tls::TlsFlags;
@@ -113,6 +114,9 @@ pub struct ServeOptions {
     /// data-parallel rank N, with a port of its own.
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,…")]
     pub endpoints: Vec<String>,
+    /// Which pods of a Kubernetes cluster are picked from instead.
+    #[command(flatten)]
+    pub kubernetes: KubernetesFlags,
     /// Data-parallel ranks behind each address of --endpoints; each is picked by itself. By default those that the
     /// engine lists (vLLM 0.32: GET /kv_event_sources), else one.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(warmroute_config::MAX_RANKS)))]

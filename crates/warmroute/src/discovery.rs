@@ -1,9 +1,11 @@
 //! Discovery: which endpoints there are. It alone writes the pool.
 //!
-//! The list comes from `--endpoints` or from the file that `file-discovery` names. Hosts may be DNS names, which are
+//! The list comes from `--endpoints`, from the file that `file-discovery` names, or from a cluster
+//! ([`crate::kubernetes::PoolDiscovery`]). Hosts may be DNS names, which are
 //! resolved again and again; the file may change while the process runs. What is new in the pool gets its scraper and
 //! its subscription from [`Followers`].
 
+mod endpoint_publisher;
 mod endpoints_file;
 mod resolver;
 mod static_list;
@@ -14,12 +16,13 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use warmroute_config::FileDiscoverySpec;
 
+pub use endpoint_publisher::EndpointPublisher;
 pub use endpoints_file::{EndpointsFile, EndpointsFileError};
 pub use static_list::{EndpointError, static_endpoints};
 
-use crate::engine_events::{EngineEvents, KnownRanks, SourceFinder};
+use crate::engine_events::{EngineEvents, SourceFinder};
 use crate::metrics::Metrics;
-use crate::pool::{DataParallel, DiscoveredEndpoint, EndpointState, Pool};
+use crate::pool::{DataParallel, DiscoveredEndpoint, EndpointState};
 use crate::readiness::Readiness;
 use crate::scrape::{ModelsPoller, Scraper};
 use crate::tasks::Tasks;
@@ -130,12 +133,11 @@ impl EndpointList {
 pub struct Discovery {
     list: EndpointList,
     resolver: Resolver,
-    pool: Arc<Pool>,
-    followers: Followers,
-    ranks: Arc<KnownRanks>,
+    publisher: EndpointPublisher,
+    /// Whether engines may list ranks.
+    asks_engines: bool,
     readiness: Readiness,
     metrics: Arc<Metrics>,
-    published: Option<Vec<DiscoveredEndpoint>>,
     file_interval: Duration,
     lookup_interval: Duration,
 }
@@ -144,20 +146,17 @@ impl Discovery {
     /// A discovery that has not published anything.
     pub fn new(
         list: EndpointList,
-        pool: Arc<Pool>,
-        followers: Followers,
+        publisher: EndpointPublisher,
         readiness: Readiness,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             list,
             resolver: Resolver::new(metrics.clone()),
-            pool,
-            ranks: followers.sources.as_ref().map(SourceFinder::ranks).unwrap_or_default(),
-            followers,
+            asks_engines: publisher.asks_engines(),
+            publisher,
             readiness,
             metrics,
-            published: None,
             file_interval: FILE_INTERVAL,
             lookup_interval: LOOKUP_INTERVAL,
         }
@@ -169,14 +168,14 @@ impl Discovery {
         if self.list.endpoints.is_empty() {
             tracing::warn!(
                 "no endpoints: every request will be refused with 503; name some with --endpoints or in the file of \
-                 file-discovery"
+                 file-discovery, or an InferencePool with --pool-name"
             );
         }
         let has_names = dns_names(&self.list.endpoints).next().is_some();
         if !has_names {
             self.publish();
         }
-        if has_names || self.list.watched.is_some() || self.followers.sources.is_some() {
+        if has_names || self.list.watched.is_some() || self.asks_engines {
             let stop = tasks.stop_token();
             tasks.spawn_vital("discovery", async move {
                 stop.run_until_cancelled(self.run()).await;
@@ -190,7 +189,7 @@ impl Discovery {
         lookups.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reads = tokio::time::interval(self.file_interval);
         reads.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ranks = self.ranks.changes();
+        let mut ranks = self.publisher.rank_changes();
         loop {
             tokio::select! {
                 _ = lookups.tick() => {}
@@ -234,21 +233,7 @@ impl Discovery {
     }
 
     fn publish(&mut self) {
-        let endpoints = self.ranks.apply(self.resolver.resolved(&self.list.endpoints));
-        if self.published.as_ref() != Some(&endpoints) {
-            let change = self.pool.update(&endpoints);
-            for gone in &change.removed {
-                tracing::info!(endpoint = %gone.endpoint.name, address = %gone.endpoint.address, "endpoint left");
-            }
-            for endpoint in &change.added {
-                tracing::info!(endpoint = %endpoint.endpoint.name, address = %endpoint.endpoint.address, "endpoint added");
-            }
-            // The ranks of one address stand side by side.
-            for rows in change.added.chunk_by(|a, b| a.endpoint.address == b.endpoint.address) {
-                self.followers.follow(rows);
-            }
-            self.published = Some(endpoints);
-        }
+        self.publisher.publish(self.resolver.resolved(&self.list.endpoints));
         self.readiness.pool_is_synced();
     }
 }

@@ -1,9 +1,34 @@
 //! The Kubernetes API: how it is reached. What is read from it and written to it stands in the sub-modules.
 
+mod api_problem;
+mod api_status;
+mod inference_pool;
+mod kubernetes_flags;
+mod label_selector;
+mod object_set;
+mod object_watch;
+mod pods;
+mod pool_discovery;
+mod pool_source;
+
 use std::path::Path;
 use std::time::Duration;
 
+use kube::api::ApiResource;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::GroupVersionKind;
+
+pub use api_status::{FollowState, KubernetesReport, KubernetesStatus, ResourceState};
+pub use kubernetes_flags::KubernetesFlags;
+pub use label_selector::SelectorError;
+pub use object_watch::Pace;
+pub use pool_discovery::PoolDiscovery;
+pub use pool_source::{PoolMembers, PoolSource, PoolSourceError};
+
+/// API group of InferencePools, version v1.
+pub const POOL_GROUP: &str = "inference.networking.k8s.io";
+/// API group of what isn't v1 yet, and of older InferencePools, version v1alpha2.
+pub const ALPHA_GROUP: &str = "inference.networking.x-k8s.io";
 
 /// Longest wait for a connection to the API server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,5 +71,29 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<kube::Client, Kubernet
         None => kube::Config::infer().await.map_err(KubernetesError::Unknown)?,
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // Who asks also repeats, and tells of what fails.
+    config.default_retry = false;
     Ok(kube::Client::try_from(config)?)
+}
+
+fn pod_resource() -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("", "v1", "Pod"), "pods")
+}
+
+/// InferencePools of a group.
+fn pool_resource(group: &str) -> ApiResource {
+    let version = if group == POOL_GROUP { "v1" } else { "v1alpha2" };
+    ApiResource::from_gvk_with_plural(
+        &GroupVersionKind::gvk(group, version, "InferencePool"),
+        "inferencepools",
+    )
+}
+
+/// Whether an object could have this name: lower case letters, digits, `-` and `.`, with a letter or digit at both ends.
+fn is_dns_name(name: &str) -> bool {
+    let part = |part: &str| {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !part.is_empty() && part.chars().all(inner) && !part.starts_with('-') && !part.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(part)
 }

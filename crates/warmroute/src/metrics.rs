@@ -10,6 +10,7 @@ mod delivery_collector;
 mod deprecated_names;
 mod event_metrics;
 mod index_metrics;
+mod kubernetes_metrics;
 mod loss_collector;
 mod maker;
 mod pool_collector;
@@ -26,6 +27,7 @@ use prometheus::{Error, IntCounterVec, IntGaugeVec, Registry, TextEncoder};
 pub use admission_metrics::AdmissionMetrics;
 pub use event_metrics::EventMetrics;
 pub use index_metrics::IndexMetrics;
+pub use kubernetes_metrics::KubernetesMetrics;
 pub(crate) use pool_collector::namespace_and_name;
 pub use pool_metrics::PoolMetrics;
 pub use request_metrics::{DEFAULT_FAIRNESS_ID, RequestFigure, RequestMetrics, RequestSeries};
@@ -55,6 +57,8 @@ pub struct Metrics {
     pub scheduling: SchedulingMetrics,
     /// Of the pool and its scraping.
     pub pool: PoolMetrics,
+    /// Of what is read from a cluster.
+    pub kubernetes: KubernetesMetrics,
     /// Of the engines' KV events.
     pub events: EventMetrics,
     /// Of the KV index.
@@ -106,6 +110,7 @@ impl Metrics {
             admission: AdmissionMetrics::try_new(&make)?,
             scheduling: SchedulingMetrics::try_new(&make)?,
             pool: PoolMetrics::try_new(&make)?,
+            kubernetes: KubernetesMetrics::try_new(&make)?,
             events: EventMetrics::try_new(&make)?,
             index: IndexMetrics::try_new(&make)?,
             streams: StreamMetrics::try_new(&make, options.ext_proc_streams)?,

@@ -11,9 +11,6 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::duration;
 
-/// Group of the InferencePools that the EPP follows.
-const POOL_GROUP: &str = "inference.networking.k8s.io";
-
 /// Flags of the llm-d Router EPP that mean something else here, or nothing.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Flags of the llm-d Router EPP")]
@@ -38,21 +35,6 @@ pub struct PeerFlags {
     #[arg(long, value_name = "ENCODING")]
     pub zap_time_encoding: Option<String>,
 
-    /// Not available: there is no Kubernetes discovery. Give --endpoints or a file-discovery.
-    #[arg(long, default_value = "", value_name = "NAME")]
-    pub pool_name: String,
-    /// Not available: there is no Kubernetes discovery.
-    #[arg(long, default_value = "", value_name = "NAMESPACE")]
-    pub pool_namespace: String,
-    /// Not available: there is no Kubernetes discovery.
-    #[arg(long, default_value = POOL_GROUP, value_name = "GROUP")]
-    pub pool_group: String,
-    /// Not available: there is no Kubernetes discovery. Give --endpoints or a file-discovery.
-    #[arg(long, default_value = "", value_name = "SELECTOR")]
-    pub endpoint_selector: String,
-    /// Not available: there is no Kubernetes discovery. Give --endpoints or a file-discovery.
-    #[arg(long, value_delimiter = ',', value_name = "PORT,…")]
-    pub endpoint_target_ports: Vec<String>,
     /// Not available: scores are in `warmroute explain`.
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
@@ -175,8 +157,6 @@ pub struct FlagNotice {
     pub message: String,
 }
 
-const NO_KUBERNETES: &str = "there is no Kubernetes discovery in this version; remove it and name the engines with \
-                             --endpoints or in the file of file-discovery";
 const USE_EXTRACTOR: &str = "setting it is an error at the EPP too; remove it: the names of an engine's metrics \
                              are parameters of core-metrics-extractor in the configuration";
 
@@ -193,20 +173,11 @@ impl PeerFlags {
     }
 
     fn kubernetes(&self) -> Vec<FlagRefused> {
-        let group = if self.pool_group == POOL_GROUP { "" } else { &self.pool_group };
-        let ports = self.endpoint_target_ports.join(",");
         let replicas = "every replica serves; remove it and run as many as needed";
-        [
-            ("--pool-name", self.pool_name.as_str(), NO_KUBERNETES),
-            ("--pool-namespace", &self.pool_namespace, NO_KUBERNETES),
-            ("--pool-group", group, NO_KUBERNETES),
-            ("--endpoint-selector", &self.endpoint_selector, NO_KUBERNETES),
-            ("--endpoint-target-ports", &ports, NO_KUBERNETES),
-            ("--ha-enable-leader-election", switch(self.ha_enable_leader_election), replicas),
-        ]
-        .into_iter()
-        .filter_map(refused)
-        .collect()
+        [("--ha-enable-leader-election", switch(self.ha_enable_leader_election), replicas)]
+            .into_iter()
+            .filter_map(refused)
+            .collect()
     }
 
     fn serving(&self) -> Vec<FlagRefused> {
@@ -414,13 +385,13 @@ mod tests {
     #[test]
     fn what_is_not_there_is_refused_by_name_and_all_at_once() {
         assert_eq!(flags(&[]).check(), Ok(()));
-        let refused = flags(&["--pool-name", "llama", "--emit-endpoint-scores=true", "--cache-info-metric="]);
+        let refused =
+            flags(&["--zap-time-encoding", "epoch", "--metrics-cert-dir=/x", "--cache-info-metric="]);
         let refused = refused.check().unwrap_err();
         let names: Vec<&str> = refused.flags.iter().map(|flag| flag.flag).collect();
-        assert_eq!(names, ["--pool-name", "--emit-endpoint-scores", "--cache-info-metric"]);
+        assert_eq!(names, ["--metrics-cert-dir", "--zap-time-encoding", "--cache-info-metric"]);
         let text = refused.to_string();
-        assert!(text.contains("--pool-name=llama is not available: there is no Kubernetes"), "{text}");
-        assert!(text.contains("of file-discovery\n--emit-endpoint-scores=true is"), "{text}");
+        assert!(text.contains("write rfc3339\n--cache-info-metric= is"), "{text}");
         assert!(text.contains("core-metrics-extractor"), "{text}");
     }
 

@@ -35,12 +35,14 @@ pub struct EndpointSpec {
     pub port: u16,
     /// The data-parallel ranks behind it.
     pub ranks: Ranks,
+    /// What tells it from a later one with the same name and address, as the UID of a pod; empty where nothing does.
+    pub uid: Arc<str>,
 }
 
 impl EndpointSpec {
     /// An engine that has its address to itself.
     pub fn new(name: impl Into<String>, host: impl Into<String>, port: u16) -> Self {
-        Self { name: name.into(), host: host.into(), port, ranks: Ranks::default() }
+        Self { name: name.into(), host: host.into(), port, ranks: Ranks::default(), uid: "".into() }
     }
 
     /// `host:port` as Envoy gets it; an IPv6 host is bracketed.

@@ -31,6 +31,12 @@ impl Readiness {
         self.set(&self.flags.pool_synced);
     }
 
+    /// The pool isn't known any more: it was deleted.
+    pub fn pool_is_gone(&self) {
+        self.flags.pool_synced.store(false, Ordering::Release);
+        self.changed.send_replace(self.is_ready());
+    }
+
     /// All listeners accept connections.
     pub fn is_listening(&self) {
         self.set(&self.flags.listening);
@@ -73,6 +79,10 @@ mod tests {
         readiness.pool_is_synced();
         assert!(!readiness.is_ready());
         readiness.is_listening();
+        assert!(readiness.is_ready());
+        readiness.pool_is_gone();
+        assert!(!readiness.is_ready());
+        readiness.pool_is_synced();
         assert!(readiness.is_ready());
         readiness.is_draining();
         assert!(!readiness.is_ready());

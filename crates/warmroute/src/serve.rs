@@ -1,6 +1,7 @@
 //! The composition root: builds the picker from options and configuration, runs it, drains it.
 
 mod access;
+mod cluster;
 mod from_config;
 mod stopping;
 
@@ -18,7 +19,7 @@ use crate::admin::Admin;
 use crate::cli::ServeOptions;
 use crate::decision::Decider;
 use crate::delivered::{DIAGNOSIS_INTERVAL, Diagnosis};
-use crate::discovery::{Discovery, EndpointList, Followers};
+use crate::discovery::{Discovery, EndpointList, EndpointPublisher, Followers};
 use crate::engine_events::{EngineEvents, EventListener, Expectations, SourceFinder, WITHDRAW_INTERVAL};
 use crate::grpc::{ext_proc_server, ext_proc_service, health_server, listen};
 use crate::metrics::{Metrics, PluginLabels};
@@ -35,6 +36,7 @@ use crate::scrape::{ModelsPoller, Scraper};
 use crate::tasks::Tasks;
 use crate::telemetry::Telemetry;
 use access::Access;
+use cluster::Cluster;
 use from_config::{event_settings, models_poller, scraper, shown_metrics, source_finder, telemetry};
 use stopping::stop_when_told;
 
@@ -81,8 +83,10 @@ struct Parts {
     models: Option<ModelsPoller>,
     /// None: engines aren't asked where they publish.
     sources: Option<SourceFinder>,
-    /// None: endpoints come from the command line.
+    /// None: endpoints come from the command line, or from a cluster.
     discovery: Option<FileDiscoverySpec>,
+    /// None of it unless the command line asks for something of a cluster.
+    cluster: Cluster,
     expectations: Arc<Expectations>,
     decider: Arc<Decider>,
     diagnosis: Arc<Diagnosis>,
@@ -100,8 +104,9 @@ impl Parts {
         policy: Arc<Policy>,
     ) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::try_with(shown_metrics(options)).context("can't register metrics")?);
-        let access = Access::build(options, None, &metrics).await?;
-        let pool = Arc::new(Pool::new("epp"));
+        let cluster = Cluster::connect(options, config, &metrics).await?;
+        let access = Access::build(options, cluster.kube.clone(), &metrics).await?;
+        let pool = Arc::new(Pool::new(cluster.pool_name()));
         metrics.show_pool(&pool).context("can't register the pool's metrics")?;
         let limits = IndexLimits { max_entries: options.kv_index_max_entries, ..IndexLimits::default() };
         let index = KvIndex::new(limits);
@@ -150,6 +155,7 @@ impl Parts {
             models,
             sources,
             discovery: config.discovery.clone(),
+            cluster,
             expectations,
             decider,
             diagnosis: Arc::new(diagnosis),
@@ -230,7 +236,6 @@ impl Parts {
             rank: None,
             pinning: options.data_parallel_pinning,
         };
-        let list = EndpointList::load_ranked(&options.endpoints, ranks, self.discovery.as_ref())?;
         let followers = Followers {
             scraper: self.scraper.clone(),
             models: self.models.clone(),
@@ -238,8 +243,12 @@ impl Parts {
             sources: self.sources.clone(),
             tasks: tasks.clone(),
         };
-        let (readiness, metrics) = (self.readiness.clone(), self.metrics.clone());
-        Discovery::new(list, self.pool.clone(), followers, readiness, metrics).start(tasks);
+        let publisher = EndpointPublisher::new(self.pool.clone(), followers);
+        let Some(publisher) = self.cluster.discover(publisher, ranks, &self.readiness, tasks) else {
+            return Ok(());
+        };
+        let list = EndpointList::load_ranked(&options.endpoints, ranks, self.discovery.as_ref())?;
+        Discovery::new(list, publisher, self.readiness.clone(), self.metrics.clone()).start(tasks);
         Ok(())
     }
 
@@ -295,6 +304,7 @@ impl Parts {
             reloads: self.reloads.clone(),
             diagnosis: self.diagnosis.clone(),
             listener: self.listener.clone(),
+            kubernetes: self.cluster.status(),
         }
     }
 }

@@ -13,7 +13,7 @@ use warmroute_kv_index::{IndexLimits, KvIndex};
 
 use super::*;
 use crate::engine_events::EventSettings;
-use crate::pool::{EndpointSpec, PoolSnapshot};
+use crate::pool::{EndpointSpec, Pool, PoolSnapshot};
 use crate::prompt::AdapterNames;
 
 /// Far more than anything takes; a test that waits so long has failed.
@@ -65,7 +65,8 @@ impl Fixture {
         let followers =
             Followers { scraper: None, models: None, events, sources: None, tasks: self.tasks.clone() };
         let (readiness, metrics) = (self.readiness.clone(), self.metrics.clone());
-        let mut discovery = Discovery::new(list, self.pool.clone(), followers, readiness, metrics);
+        let publisher = EndpointPublisher::new(self.pool.clone(), followers);
+        let mut discovery = Discovery::new(list, publisher, readiness, metrics);
         discovery.file_interval = FAST;
         discovery.lookup_interval = FAST;
         discovery

@@ -52,7 +52,10 @@ impl KnownRanks {
             let mut endpoint = endpoint.clone();
             endpoint.spec.ranks = ranks;
             if let Some(rank) = ranks.sharing() {
-                endpoint.spec.name = format!("{}-rank-{rank}", endpoint.spec.name);
+                let name = &endpoint.spec.name;
+                // A pod's only port is called the first rank already.
+                let pod = name.strip_suffix("-rank-0").filter(|_| !endpoint.spec.uid.is_empty());
+                endpoint.spec.name = format!("{}-rank-{rank}", pod.unwrap_or(name));
             }
             endpoint
         };

@@ -22,7 +22,9 @@ impl Access {
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         let tls = ServedTls::try_new(&options.tls, metrics)?;
-        let fence = metrics_fence(options.tls.metrics_endpoint_auth, kube, None, metrics).await?;
+        let asked = options.tls.metrics_endpoint_auth;
+        let kubeconfig = options.kubernetes.kubeconfig.as_deref();
+        let fence = metrics_fence(asked, kube, kubeconfig, metrics).await?;
         if fence.is_some() && tls.metrics.is_none() {
             tracing::warn!("tokens for the metrics port pass in plaintext: --metrics-cert-dir turns TLS on");
         }

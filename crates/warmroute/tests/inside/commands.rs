@@ -369,11 +369,12 @@ const PEER_FLAGS: &[(&str, Option<&str>)] = &[
     ("--grpc-port=9002", None),
     ("--grpc-health-port=9003", None),
     ("--metrics-port=9090", None),
-    ("--pool-name=", Some("--pool-name=llama-pool")),
-    ("--pool-namespace=", Some("--pool-namespace=default")),
-    ("--pool-group=inference.networking.k8s.io", Some("--pool-group=inference.networking.x-k8s.io")),
-    ("--endpoint-selector=", Some("--endpoint-selector=app=vllm")),
-    ("--endpoint-target-ports=", Some("--endpoint-target-ports=8000,8001")),
+    ("--pool-name=llama-pool", None),
+    ("--pool-namespace=default", None),
+    ("--pool-group=inference.networking.x-k8s.io", None),
+    ("--endpoint-selector=app=vllm", None),
+    ("--endpoint-target-ports=8000,8001", None),
+    ("--endpoint-target-ports=", None),
     ("--disable-endpoint-subset-filter=true", None),
     ("--emit-endpoint-scores=false", Some("--emit-endpoint-scores=true")),
     ("--refresh-metrics-interval=50ms", None),
@@ -438,18 +439,18 @@ fn every_flag_of_the_peer_is_known() {
 #[test]
 fn refused_flags_end_the_program_before_it_serves() {
     let output =
-        warmroute(&["--pool-name=llama", "--zap-time-encoding=epoch", "--grpc-port=0", "--metrics-port=0"]);
+        warmroute(&["--zap-time-encoding=epoch", "--total-queued-requests-metric=x", "--grpc-port=0"]);
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("--pool-name=llama is not available"), "{error}");
     assert!(error.contains("--zap-time-encoding=epoch is not available"), "{error}");
+    assert!(error.contains("--total-queued-requests-metric=x is not available"), "{error}");
 }
 
 #[test]
 fn help_groups_the_flags_of_the_peer() {
     let help = out(&warmroute(&["--help"]));
     let heading = help.find("Flags of the llm-d Router EPP:").expect("the heading");
-    assert!(help.find("--pool-name").expect("the flag") > heading);
+    assert!(help.find("--zap-encoder").expect("the flag") > heading);
     assert!(help.find("--endpoints").expect("the flag") < heading);
     assert!(!help[heading..].contains("--drain-timeout"), "{help}");
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use warmroute::discovery::{Discovery, EndpointList, Followers};
+use warmroute::discovery::{Discovery, EndpointList, EndpointPublisher, Followers};
 use warmroute::engine_events::{EngineEvents, EngineStatus, EventSettings, GivenPorts, SourceFinder};
 use warmroute::lease::Lease;
 use warmroute::metrics::Metrics;
@@ -64,7 +64,8 @@ impl Followed {
         let pool = Arc::new(Pool::new("p"));
         let list = EndpointList::load_ranked(entries, ranks, None).unwrap();
         let readiness = Readiness::default();
-        Discovery::new(list, pool.clone(), followers, readiness, metrics.clone()).start(&tasks);
+        let publisher = EndpointPublisher::new(pool.clone(), followers);
+        Discovery::new(list, publisher, readiness, metrics.clone()).start(&tasks);
         Self { pool, index, metrics, tasks, _ends: ends }
     }
 
