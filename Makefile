@@ -30,6 +30,18 @@ test-vllm: setup ## Two real vLLM engines on the CPU behind Envoy and the picker
 	$(CARGO) build --locked --profile $(PROFILE) -p warmroute-tests --bins
 	@$(CARGO) run --quiet --locked --profile $(PROFILE) -p warmroute-tests --bin vllm-truth -- --vllm "$$(deploy/setup/vllm.sh)" $(VLLM_ARGS)
 
+# deploy/setup/kube.sh reads KUBEBUILDER_ASSETS, GO and GOPROXY. KUBE_ARGS="--only pods --rate 50" runs less.
+KUBE_ARGS ?=
+
+.PHONY: setup-kube
+setup-kube: setup ## A Kubernetes API server with etcd (built once, seven minutes of a CPU), helm, resource definitions.
+	deploy/setup/kube.sh
+
+.PHONY: test-kube
+test-kube: setup-kube ## Pickers with the chart's rights beside a real API server and Envoy, while pods and pickers come and go.
+	$(CARGO) build --locked --profile $(PROFILE) -p warmroute-tests --bins
+	@$(CARGO) run --quiet --locked --profile $(PROFILE) -p warmroute-tests --bin kube-truth -- --kube "$$(deploy/setup/kube.sh)" $(KUBE_ARGS)
+
 # A workspace of its own, because Dynamo's crate pins an older tokio.
 DYNAMO_BUILD = --manifest-path benches/dynamo/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)/dynamo
 

@@ -120,6 +120,7 @@ fn document(source: &Source, root: &Node, known: &KnownTypes, mistakes: &mut Mis
         models_source,
         discovery,
         session_id_producers,
+        reports_served_endpoint: reports_served_endpoint(&declared, mistakes),
         parsers,
         saturation_detector,
         notices: Vec::new(),
@@ -161,6 +162,15 @@ fn in_flight_prefix_producer(
     let plugin = plugins::only(declared, HostType::InFlightProducer, mistakes)?;
     let named = host_plugins::in_flight(plugin, mistakes);
     binding.resolve(named, mistakes)
+}
+
+/// Whether there is a `destination-endpoint-served-verifier`, which has no parameters.
+fn reports_served_endpoint(declared: &[Declared<'_>], mistakes: &mut Mistakes) -> bool {
+    let plugin = plugins::only(declared, HostType::ServedVerifier, mistakes);
+    if let Some((plugin, node)) = plugin.and_then(|plugin| Some((plugin, plugin.parameters?))) {
+        Fields::of(node, &plugin.name, mistakes).finish(mistakes);
+    }
+    plugin.is_some()
 }
 
 /// The plugins to build, each with the producer that it reads prefix matches from.

@@ -40,6 +40,8 @@ pub struct CheckedConfig {
     pub discovery: Option<FileDiscoverySpec>,
     /// Where session ids are found in requests, in the order of the file.
     pub session_id_producers: Vec<SessionIdProducerSpec>,
+    /// Whether responses tell which endpoint served them, as the gateway says: `destination-endpoint-served-verifier`.
+    pub reports_served_endpoint: bool,
     /// The parsers in the order in which they are tried.
     pub parsers: Vec<Parser>,
     /// What tells how full the pool is, so that requests of negative priority can be refused. It is one of

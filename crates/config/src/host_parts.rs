@@ -253,6 +253,12 @@ const PARTS: &[HostPart] = &[
         &[not_set("headerName"), not_set("cookieName"), unused("lruSize"), unused("ttl")],
     ),
     part(
+        "destination-endpoint-served-verifier",
+        "response header",
+        "tells in x-conformance-test-served-endpoint which endpoint served, by the gateway's word; for tests of gateways",
+        &[],
+    ),
+    part(
         "metrics-data-source",
         "source",
         "fetches each engine's metrics page",

@@ -23,6 +23,8 @@ pub(crate) enum HostType {
     ModelsExtractor,
     FileDiscovery,
     SessionIdProducer,
+    /// Tells the client which endpoint served, by the gateway's word.
+    ServedVerifier,
     Parser(Parser),
     /// Something that the host does anyway and that can't be set; why it needs no plugin.
     Always(&'static str),
@@ -73,6 +75,7 @@ pub(crate) const HOST_TYPES: &[(&str, HostType)] = &[
     ("models-data-extractor", HostType::ModelsExtractor),
     ("file-discovery", HostType::FileDiscovery),
     ("session-id-producer", HostType::SessionIdProducer),
+    ("destination-endpoint-served-verifier", HostType::ServedVerifier),
     ("openai-parser", HostType::Parser(Parser::OpenAi)),
     ("anthropic-parser", HostType::Parser(Parser::Anthropic)),
     ("vllmhttp-parser", HostType::Parser(Parser::VllmHttp)),
@@ -127,7 +130,6 @@ const UNAVAILABLE: &[(&[&str], &str)] = &[
             "probabilistic-admitter",
             "agent-identity",
             "request-attribute-reporter",
-            "destination-endpoint-served-verifier",
         ],
         "remove it",
     ),

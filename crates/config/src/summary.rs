@@ -55,6 +55,9 @@ impl CheckedConfig {
         for producer in &self.session_id_producers {
             let _ = write!(text, "\n  session ids: {} from {}", producer.name, place(&producer.source));
         }
+        if self.reports_served_endpoint {
+            text.push_str("\n  responses tell which endpoint served, by the gateway's word");
+        }
         let parsers: Vec<&str> = self.parsers.iter().map(|parser| parser.plugin_type()).collect();
         let _ = write!(text, "\n  parsers: {}", parsers.join(", "));
         text

@@ -14,7 +14,7 @@ pub use engine_fleet::{EngineFleet, EngineOptions, EngineProcess};
 pub use envoy_proxy::{EnvoyConfig, EnvoyProxy, PickerTransport, Recipe};
 pub use free_ports::FreePorts;
 pub use http_client::{HttpAnswer, HttpClient};
-pub use picker::{Picker, PickerOptions};
+pub use picker::{Picker, PickerOptions, health_status};
 pub use process::{Process, READY_WITHIN, wait_until_ready};
 pub use stack::{Stack, StackOptions};
 pub use tools::Tools;

@@ -53,6 +53,9 @@ pub struct Picked<L> {
     pub body: Option<Bytes>,
     /// Response headers to set, where response headers pass through the picker.
     pub response_headers: Vec<(String, String)>,
+    /// Response header that shall say which endpoint served, by the gateway's own word (the metadata beside the response
+    /// headers), for tests of gateways. A gateway that doesn't say makes it begin with `fail:`.
+    pub served_header: Option<&'static str>,
     /// Dropped when the stream ends, however it ends.
     pub lease: L,
 }
@@ -66,6 +69,7 @@ impl<L> Picked<L> {
             remove_headers: Vec::new(),
             body: None,
             response_headers: Vec::new(),
+            served_header: None,
             lease,
         }
     }

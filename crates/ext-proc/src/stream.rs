@@ -120,6 +120,7 @@ pub struct Stream<L: StreamLease> {
     request: RequestSide,
     response: ResponseSide,
     response_headers: Vec<(String, String)>,
+    served_header: Option<&'static str>,
     outbox: Outbox,
     command: Option<Command>,
     lease: LeaseHold<L>,
@@ -139,6 +140,7 @@ impl<L: StreamLease> Stream<L> {
             request: RequestSide::new(),
             response: ResponseSide::default(),
             response_headers: Vec::new(),
+            served_header: None,
             outbox: Outbox::default(),
             command: None,
             lease: LeaseHold::empty(),
@@ -171,7 +173,10 @@ impl<L: StreamLease> Stream<L> {
                 self.note_subset(metadata);
                 self.on_request_trailers();
             }
-            Some(Request::ResponseHeaders(headers)) => self.on_response_headers(headers),
+            Some(Request::ResponseHeaders(headers)) => {
+                self.note_served(metadata);
+                self.on_response_headers(headers);
+            }
             Some(Request::ResponseBody(body)) => self.on_response_body(body),
             Some(Request::ResponseTrailers(_)) => self.on_response_trailers(),
             None if is_window_update => {}
@@ -382,5 +387,17 @@ impl<L: StreamLease> Stream<L> {
             self.request.subset =
                 Some(list.values.into_iter().filter_map(|value| value.kind.and_then(entry)).collect());
         }
+    }
+
+    /// Takes the endpoint that served from `envoy.lb`, if the response shall tell it.
+    fn note_served(&mut self, metadata: Option<Metadata>) {
+        let Some(header) = self.served_header.take() else { return };
+        let lb = metadata.and_then(|mut metadata| metadata.filter_metadata.remove("envoy.lb"));
+        let served = lb.and_then(|mut lb| lb.fields.remove("x-gateway-destination-endpoint-served")?.kind);
+        let served = match served {
+            Some(Kind::StringValue(served)) => served,
+            _ => "fail: the gateway doesn't say which endpoint served".to_owned(),
+        };
+        self.response_headers.push((header.to_owned(), served));
     }
 }

@@ -110,6 +110,8 @@ impl EffectiveConfig {
         }
         plugins.extend(config.discovery.as_ref().map(file_discovery));
         plugins.extend(config.session_id_producers.iter().map(session_id_producer));
+        let verifier = "destination-endpoint-served-verifier";
+        plugins.extend(config.reports_served_endpoint.then(|| entry(verifier, verifier, json!({}))));
         let parsers = config.parsers.iter().map(|parser| parser.plugin_type());
         plugins.extend(parsers.clone().map(|parser| entry(parser, parser, json!({}))));
         plugins.extend(handler_entries(&config.handler));

@@ -211,6 +211,7 @@ impl Picker {
         picked.set_headers = header_list(&decided.headers.request);
         picked.set_headers.extend(headers);
         picked.response_headers = header_list(&decided.headers.response);
+        picked.served_header = self.decider.policy().served_header;
         Ok(picked)
     }
 

@@ -18,6 +18,10 @@ use crate::profile::build_scheduler_with;
 use crate::session_ids::SessionIdProducer;
 use crate::tasks::Tasks;
 
+/// What the inference extension's conformance tests read: `conformance/tests` in
+/// github.com/kubernetes-sigs/gateway-api-inference-extension.
+const SERVED_HEADER: &str = "x-conformance-test-served-endpoint";
+
 /// How requests are decided. Immutable; a changed configuration makes a new one.
 #[derive(Debug)]
 pub struct Policy {
@@ -43,6 +47,8 @@ pub struct Policy {
     pub plugins: Arc<PluginNames>,
     /// What finds session ids in requests; usually none.
     pub session_ids: Vec<SessionIdProducer>,
+    /// Response header that tells which endpoint served; usually none.
+    pub served_header: Option<&'static str>,
     /// The configuration in words.
     pub summary: String,
     /// What the plugins remember, for those of the next policy.
@@ -104,6 +110,7 @@ impl Policy {
             parsers: config.parsers.iter().filter_map(|parser| api_parser(*parser)).collect(),
             plugins: Arc::new(PluginNames::of(config)),
             session_ids: config.session_id_producers.iter().filter_map(SessionIdProducer::new).collect(),
+            served_header: config.reports_served_endpoint.then_some(SERVED_HEADER),
             summary: config.summary(),
             states,
             _plugin_tasks: stop.drop_guard(),

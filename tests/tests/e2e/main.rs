@@ -12,6 +12,7 @@ mod fixture;
 mod bodies;
 mod bursts;
 mod centralised;
+mod conformance;
 mod disaggregation;
 mod engine_views;
 mod faults;

@@ -4,7 +4,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 
-use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::{EngineFleet, FreePorts, HttpClient, Process, READY_WITHIN, Tools, wait_until_ready};
@@ -108,17 +107,23 @@ impl Picker {
     }
 }
 
-/// One question to the gRPC health service.
-async fn serving(health: SocketAddr) -> Result<(), String> {
+/// What the gRPC health service at `health` says of a service: `SERVING`, `NOT_SERVING`, ….
+///
+/// # Errors
+/// It doesn't answer; in words.
+pub async fn health_status(health: SocketAddr, service: &str) -> Result<&'static str, String> {
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{health}"));
     let channel = endpoint.map_err(|error| error.to_string())?.connect().await;
     let mut client = HealthClient::new(channel.map_err(|error| error.to_string())?);
-    let request = HealthCheckRequest { service: HEALTH_SERVICE.to_owned() };
+    let request = HealthCheckRequest { service: service.to_owned() };
     let answer = client.check(request).await.map_err(|status| status.to_string())?.into_inner();
-    if answer.status() == ServingStatus::Serving {
-        Ok(())
-    } else {
-        Err(answer.status().as_str_name().to_owned())
+    Ok(answer.status().as_str_name())
+}
+
+async fn serving(health: SocketAddr) -> Result<(), String> {
+    match health_status(health, HEALTH_SERVICE).await? {
+        "SERVING" => Ok(()),
+        status => Err(status.to_owned()),
     }
 }
 

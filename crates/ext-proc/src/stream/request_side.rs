@@ -283,6 +283,7 @@ impl<L: StreamLease> Stream<L> {
         }
         self.request.state = RequestState::Answered;
         self.response_headers = picked.response_headers;
+        self.served_header = picked.served_header;
         self.lease.take_over(picked.lease);
         let chunks = std::mem::take(&mut self.request.chunks);
         match self.request.reply_at {
