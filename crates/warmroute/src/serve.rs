@@ -28,7 +28,7 @@ use crate::picker::Picker;
 use crate::policy::Policy;
 use crate::pool::{DataParallel, Pool};
 use crate::profile::ConfigSource;
-use crate::prompt::{AdapterNames, PromptReader, Renderer, TokenSource};
+use crate::prompt::{AdapterNames, Renderer, TokenSource};
 use crate::readiness::Readiness;
 use crate::receipt::ReceiptRing;
 use crate::reload::{ConfigWatch, ReloadStatus};
@@ -37,7 +37,9 @@ use crate::tasks::Tasks;
 use crate::telemetry::Telemetry;
 use access::Access;
 use cluster::Cluster;
-use from_config::{event_settings, models_poller, scraper, shown_metrics, source_finder, telemetry};
+use from_config::{
+    event_settings, models_poller, prompt_reader, scraper, shown_metrics, source_finder, telemetry,
+};
 use stopping::stop_when_told;
 
 /// Averages over the pool aren't made more often than this.
@@ -128,10 +130,7 @@ impl Parts {
         // Spans need the times of every decision.
         let decider = Arc::new(if telemetry.is_on() { decider.timing_every(1) } else { decider });
         let diagnosis = Diagnosis::new(pool.clone(), decider.clone(), adapters.clone(), metrics.clone());
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let concurrency = options.tokenize_concurrency.unwrap_or(cores);
-        let reader =
-            PromptReader::with_source(tokens, adapters.clone(), concurrency, options.tokenize_deadline);
+        let reader = prompt_reader(options, tokens, &adapters);
         let receipts = Arc::new(ReceiptRing::new(options.decisions_kept));
         let picker = Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone())
             .with_objectives(Arc::new(Objectives::try_new(&options.inference_objective)?))

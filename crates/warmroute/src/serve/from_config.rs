@@ -8,7 +8,7 @@ use warmroute_config::{CheckedConfig, HttpSourceSpec};
 use crate::cli::ServeOptions;
 use crate::engine_events::{EventSettings, GivenPorts, SourceFinder};
 use crate::metrics::{Metrics, MetricsOptions};
-use crate::prompt::AdapterNames;
+use crate::prompt::{AdapterNames, PromptReader, TokenSource};
 use crate::scrape::{Extractor, HttpSource, MODELS_INTERVAL, ModelsPoller, Scraper};
 use crate::telemetry::{Telemetry, TraceExporter, TraceSettings};
 
@@ -56,6 +56,17 @@ pub(super) fn event_settings(options: &ServeOptions, config: &CheckedConfig) -> 
             EventSettings { listen: None, port: 0, replay_port: 0, topic_filter: String::new(), shards: 1 }
         }
     }
+}
+
+/// What reads prompts, by default as many at a time as there are cores.
+pub(super) fn prompt_reader(
+    options: &ServeOptions,
+    tokens: TokenSource,
+    adapters: &Arc<AdapterNames>,
+) -> PromptReader {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let concurrency = options.tokenize_concurrency.unwrap_or(cores);
+    PromptReader::with_source(tokens, adapters.clone(), concurrency, options.tokenize_deadline)
 }
 
 /// What asks engines where they publish, if anybody wants to know.

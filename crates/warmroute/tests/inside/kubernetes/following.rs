@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use warmroute::kubernetes::{ALPHA_GROUP, POOL_GROUP, PoolMembers};
+use warmroute::kubernetes::{ALPHA_GROUP, KubernetesReport, POOL_GROUP, PoolMembers};
 use warmroute::pool::Ranks;
 
 use super::cluster::{Cluster, PACE, PODS, POOLS, labelled, pod, pool};
@@ -241,12 +241,17 @@ async fn another_selector_takes_effect_without_an_empty_moment() {
 
 #[tokio::test]
 async fn a_selector_that_is_taken_back_changes_nothing() {
+    let watches_of_pods = |report: &KubernetesReport| {
+        report.resources.iter().filter(|state| state.resource == PODS).count()
+    };
     let cluster = Cluster::with_pods(&[("a", "10.0.0.1")]).await;
     let first = cluster.pool.snapshot().states[0].clone();
     cluster.api.fault(PODS, Some(Fault::Status(500, "not now")));
     cluster.api.apply(POOLS, pool("sglang", &[9000]));
     cluster.api.asked(|request| request.labels == "app=sglang").await;
+    assert_eq!(watches_of_pods(&cluster.status.report()), 2);
     cluster.api.apply(POOLS, pool("vllm", &[8000]));
+    cluster.status_where(|report| watches_of_pods(report) == 1).await;
     cluster.api.fault(PODS, None);
     cluster.api.apply(PODS, pod("b", "10.0.0.2"));
     let snapshot = cluster.addresses(&["10.0.0.1:8000", "10.0.0.2:8000"]).await;
@@ -258,7 +263,7 @@ async fn without_its_pool_nothing_is_picked_until_it_is_back() {
     let cluster = Cluster::new().await;
     cluster.api.apply(PODS, pod("a", "10.0.0.1"));
     cluster.follow_pool(POOL_GROUP);
-    let is_missing = |report: &warmroute::kubernetes::KubernetesReport| {
+    let is_missing = |report: &KubernetesReport| {
         report.no_pool.as_ref().is_some_and(|why| why.contains("no InferencePool team/llama: create it"))
     };
     cluster.status_where(is_missing).await;
