@@ -241,9 +241,8 @@ async fn another_selector_takes_effect_without_an_empty_moment() {
 
 #[tokio::test]
 async fn a_selector_that_is_taken_back_changes_nothing() {
-    let watches_of_pods = |report: &KubernetesReport| {
-        report.resources.iter().filter(|state| state.resource == PODS).count()
-    };
+    let watches_of_pods =
+        |report: &KubernetesReport| report.resources.iter().filter(|state| state.resource == PODS).count();
     let cluster = Cluster::with_pods(&[("a", "10.0.0.1")]).await;
     let first = cluster.pool.snapshot().states[0].clone();
     cluster.api.fault(PODS, Some(Fault::Status(500, "not now")));
