@@ -142,6 +142,9 @@ async fn decision(State(admin): State<Admin>, Path(id): Path<String>) -> Respons
 struct Status {
     version: &'static str,
     ready: bool,
+    /// Whether this replica leads; absent unless a leader is elected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leads: Option<bool>,
     pool: String,
     policy: String,
     config_changes: ReloadStatus,
@@ -265,6 +268,7 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
     Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         ready: admin.readiness.is_ready(),
+        leads: admin.readiness.leadership(),
         pool: admin.pool.name.clone(),
         policy: admin.decider.policy().summary.clone(),
         config_changes: admin.reloads.lock().clone(),

@@ -11,6 +11,7 @@ use crate::kubernetes::KubernetesFlags;
 use crate::objectives::{ObjectiveArg, objective_arg};
 use crate::peer_flags::PeerFlags;
 use crate::tls::TlsFlags;
+use crate::replicas::ReplicaFlags;
 
 /// An endpoint picker for LLM inference: sends each request to the engine whose KV cache is warmest.
 ///
@@ -208,6 +209,9 @@ pub struct ServeOptions {
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 
+    /// Flags of a picker that isn't alone.
+    #[command(flatten)]
+    pub replicas: ReplicaFlags,
     /// Flags of the llm-d Router EPP that mean something else here, or nothing.
     #[command(flatten)]
     pub peer: PeerFlags,

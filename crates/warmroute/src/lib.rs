@@ -55,6 +55,7 @@ pub mod prompt;
 pub mod readiness;
 pub mod receipt;
 pub mod reload;
+pub mod replicas;
 pub mod response_watch;
 pub mod scrape;
 pub mod serve;

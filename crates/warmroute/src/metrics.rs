@@ -1,7 +1,7 @@
 //! The picker's own Prometheus metrics.
 //!
 //! Names that begin with `llm_d_epp_` are the llm-d Router EPP's, with its labels and buckets, so that its dashboards
-//! work. Names that begin with `warmroute_` have no counterpart there. `docs/operations.md` lists them all.
+//! work. Names that begin with `warmroute_` have no counterpart there; `leader_election_master_status` is client-go's. `docs/operations.md` lists them all.
 
 mod admission_metrics;
 mod bounded_names;
@@ -15,6 +15,7 @@ mod loss_collector;
 mod maker;
 mod pool_collector;
 mod pool_metrics;
+mod replica_metrics;
 mod request_metrics;
 mod scheduling_metrics;
 mod stream_metrics;
@@ -30,6 +31,7 @@ pub use index_metrics::IndexMetrics;
 pub use kubernetes_metrics::KubernetesMetrics;
 pub(crate) use pool_collector::namespace_and_name;
 pub use pool_metrics::PoolMetrics;
+pub use replica_metrics::ReplicaMetrics;
 pub use request_metrics::{DEFAULT_FAIRNESS_ID, RequestFigure, RequestMetrics, RequestSeries};
 pub use scheduling_metrics::{
     EndpointLabels, ExtensionPoint, PluginLabels, PrefixPrediction, SchedulingMetrics,
@@ -63,6 +65,8 @@ pub struct Metrics {
     pub events: EventMetrics,
     /// Of the KV index.
     pub index: IndexMetrics,
+    /// Of the replicas.
+    pub replicas: Arc<ReplicaMetrics>,
     /// Of ext-proc streams.
     pub streams: StreamMetrics,
     /// Of TLS.
@@ -113,6 +117,7 @@ impl Metrics {
             kubernetes: KubernetesMetrics::try_new(&make)?,
             events: EventMetrics::try_new(&make)?,
             index: IndexMetrics::try_new(&make)?,
+            replicas: Arc::new(ReplicaMetrics::try_new(&make)?),
             streams: StreamMetrics::try_new(&make, options.ext_proc_streams)?,
             tls: TlsMetrics::try_new(&make)?,
             metrics_port_requests: make.counters(

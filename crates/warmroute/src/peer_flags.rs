@@ -39,10 +39,6 @@ pub struct PeerFlags {
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub emit_endpoint_scores: bool,
-    /// Not available: every replica serves.
-    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
-          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
-    pub ha_enable_leader_election: bool,
 
     /// How often the averages over the pool are made that /metrics shows; not below 50ms.
     #[arg(long, default_value = "5s", value_parser = duration, value_name = "DURATION")]
@@ -166,18 +162,9 @@ impl PeerFlags {
     /// # Errors
     /// All flags that ask for something that isn't there, each with what to do.
     pub fn check(&self) -> Result<(), FlagsRefused> {
-        let mut flags = self.kubernetes();
-        flags.extend(self.serving());
+        let mut flags = self.serving();
         flags.extend(self.metric_names());
         if flags.is_empty() { Ok(()) } else { Err(FlagsRefused { flags }) }
-    }
-
-    fn kubernetes(&self) -> Vec<FlagRefused> {
-        let replicas = "every replica serves; remove it and run as many as needed";
-        [("--ha-enable-leader-election", switch(self.ha_enable_leader_election), replicas)]
-            .into_iter()
-            .filter_map(refused)
-            .collect()
     }
 
     fn serving(&self) -> Vec<FlagRefused> {

@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// Shared by the health services, the admin server and the shutdown.
 #[derive(Clone, Debug)]
 pub struct Readiness {
     flags: Arc<Flags>,
     changed: watch::Sender<bool>,
+    drain: CancellationToken,
+    /// None where no leader is elected.
+    leads: watch::Sender<Option<bool>>,
 }
 
 #[derive(Debug, Default)]
@@ -21,7 +25,12 @@ struct Flags {
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self { flags: Arc::default(), changed: watch::Sender::new(false) }
+        Self {
+            flags: Arc::default(),
+            changed: watch::Sender::new(false),
+            drain: CancellationToken::new(),
+            leads: watch::Sender::new(None),
+        }
     }
 }
 
@@ -45,6 +54,23 @@ impl Readiness {
     /// The process is about to stop.
     pub fn is_draining(&self) {
         self.set(&self.flags.draining);
+        self.drain.cancel();
+    }
+
+    /// Waits until the process is about to stop.
+    pub async fn draining(&self) {
+        self.drain.cancelled().await;
+    }
+
+    /// A leader is elected among the replicas, and it is this one or not.
+    pub fn leads(&self, leads: bool) {
+        self.leads.send_replace(Some(leads));
+    }
+
+    /// Whether this replica leads; None where no leader is elected. A picker may be ready without: it serves whoever
+    /// asks.
+    pub fn leadership(&self) -> Option<bool> {
+        *self.leads.borrow()
     }
 
     /// Pool synced, listeners up, not draining. Knowledge of the engines' caches isn't waited for: an idle engine
@@ -61,6 +87,13 @@ impl Readiness {
         let mut changes = self.changed.subscribe();
         // The sender lives in self, so waiting can't fail.
         let _ = changes.wait_for(|ready| *ready).await;
+    }
+
+    /// Waits until this replica leads.
+    pub async fn leads_now(&self) {
+        let mut changes = self.leads.subscribe();
+        // The sender lives in self, so waiting can't fail.
+        let _ = changes.wait_for(|leads| *leads == Some(true)).await;
     }
 
     fn set(&self, flag: &AtomicBool) {

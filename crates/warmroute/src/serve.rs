@@ -2,6 +2,7 @@
 
 mod access;
 mod cluster;
+mod electing;
 mod from_config;
 mod stopping;
 
@@ -37,6 +38,7 @@ use crate::tasks::Tasks;
 use crate::telemetry::Telemetry;
 use access::Access;
 use cluster::Cluster;
+use electing::election;
 use from_config::{
     event_settings, models_poller, prompt_reader, scraper, shown_metrics, source_finder, telemetry,
 };
@@ -63,6 +65,9 @@ pub async fn run(options: ServeOptions, registry: Arc<Registry>) -> anyhow::Resu
     let mut parts = Parts::build(&options, &config, policy).await?;
     let listeners = Listeners::bind(&options, parts.listener.as_ref()).await?;
     parts.access.tls.watch(&tasks);
+    if let Some(election) = election(&options, &parts)? {
+        tasks.spawn_vital("leader election", election.run(tasks.stop_token()));
+    }
     parts.start(&options, listeners, &tasks)?;
     parts.watch_config(&options, source, config, registry, &tasks);
     stop_when_told(&options, &parts, &tasks, vital_ends).await

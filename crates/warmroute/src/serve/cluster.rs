@@ -32,9 +32,9 @@ impl Cluster {
         let flags = &options.kubernetes;
         let source =
             flags.source(&options.endpoints, config.discovery.as_ref(), |name| std::env::var(name).ok())?;
-        let kube = match &source {
-            Some(_) => Some(connect(flags.kubeconfig.as_deref()).await?),
-            None => None,
+        let kube = match source.is_some() || options.replicas.ha_enable_leader_election {
+            true => Some(connect(flags.kubeconfig.as_deref()).await?),
+            false => None,
         };
         let source = source.map(|source| {
             let status = KubernetesStatus::new(&source.namespace, metrics.clone());
@@ -45,6 +45,14 @@ impl Cluster {
 
     pub(super) fn pool_name(&self) -> &str {
         self.source.as_ref().map_or(DEFAULT_POOL_NAME, |(source, _)| &source.name)
+    }
+
+    /// That of the pool, or where this process would look for one.
+    pub(super) fn namespace(&self, options: &ServeOptions) -> String {
+        let given = || Some(options.kubernetes.pool_namespace.clone()).filter(|given| !given.is_empty());
+        let of_pool = self.source.as_ref().map(|(source, _)| source.namespace.clone());
+        let of_pod = || std::env::var("NAMESPACE").ok().filter(|given| !given.is_empty());
+        of_pool.or_else(given).or_else(of_pod).unwrap_or_else(|| "default".to_owned())
     }
 
     /// None: endpoints don't come from a cluster.

@@ -380,7 +380,7 @@ const PEER_FLAGS: &[(&str, Option<&str>)] = &[
     ("--refresh-metrics-interval=50ms", None),
     ("--refresh-prometheus-metrics-interval=10s", None),
     ("--metrics-staleness-threshold=2s", None),
-    ("--ha-enable-leader-election=false", Some("--ha-enable-leader-election")),
+    ("--ha-enable-leader-election", None),
     ("--drain-timeout=30s", None),
     ("--grpc-max-recv-msg-size=16MiB", None),
     ("--grpc-max-send-msg-size=4M", None),
