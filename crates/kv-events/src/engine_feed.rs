@@ -39,6 +39,12 @@
 //! The batch after a failed replay is judged as without one, but where that would be doubtful for good, a new
 //! generation begins.
 //!
+//! # What another feed knows
+//!
+//! A feed may wait for the history of another feed of the same engine ([`EngineFeed::await_history`]), such as another
+//! process's. What it then holds is as if it had followed the engine so far and its connection had been lost and made
+//! again: the same tables tell the process followed from another one.
+//!
 //! # What becomes of a replay
 //!
 //! A replay is asked for from the last batch applied, not from the next one: if the first answer is that very batch
@@ -55,12 +61,14 @@
 
 mod feed_batch;
 mod held_batches;
+mod history;
 mod knowledge;
 mod repair;
 
 use std::collections::VecDeque;
 
 pub use feed_batch::{FeedBatch, FeedEvent, FeedSettings, FeedSink, ReplayOrder};
+pub use history::{FeedHistory, KnownBatch};
 
 use crate::trust::{Trust, TrustReason, TrustState};
 use feed_batch::Identity;
@@ -100,6 +108,8 @@ pub struct EngineFeed<B> {
     held: HeldBatches<B>,
     /// More live batches were dropped while a replay ran, maybe after it was answered.
     has_lost_more: bool,
+    /// Another feed's history may come.
+    is_awaiting: bool,
     /// Several connections publish as this engine.
     is_contested: bool,
     /// No live batch has come since the last check for a lost tail.
@@ -123,6 +133,7 @@ impl<B> EngineFeed<B> {
             epoch: 0,
             held: HeldBatches::new(settings.max_held_batches, settings.max_held_bytes),
             has_lost_more: false,
+            is_awaiting: false,
             is_contested: false,
             is_checked: false,
             trust,
@@ -153,7 +164,9 @@ impl<B> EngineFeed<B> {
         self.connection = Connection::Open;
         (self.is_fresh, self.is_checked) = (true, false);
         let reason = if self.next.is_some() { TrustReason::Reconnected } else { TrustReason::CatchingUp };
-        let order = if self.settings.can_replay {
+        let order = if self.is_awaiting {
+            None
+        } else if self.settings.can_replay {
             Some(self.order_replay(Some(reason)))
         } else {
             self.repairing = self.next.map(|_| reason);
@@ -184,7 +197,7 @@ impl<B> EngineFeed<B> {
     pub fn lost_live(&mut self, now_ms: u64) -> Option<ReplayOrder> {
         let order = if self.connection != Connection::Open {
             None
-        } else if self.replay.is_some() {
+        } else if self.replay.is_some() || self.is_awaiting {
             self.has_lost_more = true;
             None
         } else if self.settings.can_replay {
@@ -203,7 +216,7 @@ impl<B> EngineFeed<B> {
     pub fn quiet(&mut self, now_ms: u64) -> Option<ReplayOrder> {
         let can_check =
             self.connection == Connection::Open && self.settings.can_replay && self.next.is_some();
-        if !can_check || self.replay.is_some() {
+        if !can_check || self.replay.is_some() || self.is_awaiting {
             return None;
         }
         let was_checked = std::mem::replace(&mut self.is_checked, true);
@@ -223,7 +236,17 @@ impl<B> EngineFeed<B> {
         sink: &mut impl FeedSink<B>,
     ) -> Option<ReplayOrder> {
         self.is_checked = false;
-        let order = if self.replay.is_some() { self.hold(batch, sink) } else { self.follow(batch, sink) };
+        let order = if self.is_awaiting {
+            let dropped = self.held.push(batch);
+            if dropped > 0 {
+                sink.note(FeedEvent::HeldDropped { batches: dropped });
+            }
+            None
+        } else if self.replay.is_some() {
+            self.hold(batch, sink)
+        } else {
+            self.follow(batch, sink)
+        };
         self.refresh(now_ms);
         order
     }

@@ -24,7 +24,9 @@ pub mod zmtp;
 pub use batch_decoder::BatchDecoder;
 pub use decode::{DecodeLimits, batch_rank, batch_time, decode_batch};
 pub use decode_error::DecodeError;
-pub use engine_feed::{EngineFeed, FeedBatch, FeedEvent, FeedSettings, FeedSink, ReplayOrder};
+pub use engine_feed::{
+    EngineFeed, FeedBatch, FeedEvent, FeedHistory, FeedSettings, FeedSink, KnownBatch, ReplayOrder,
+};
 pub use engine_hash::EngineHash;
 pub use event_batch::{
     BlocksRemoved, BlocksStored, EventBatch, ExtraKey, KvEvent, Medium, SkippedEvent, SkippedEvents, SpecKind,

@@ -123,6 +123,12 @@ impl TrustReason {
             Self::NothingHeard => "nothing-heard",
         }
     }
+
+    /// The reason that is spelt so; `None` for words of other versions.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let word = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(name);
+        Self::deserialize(word).ok()
+    }
 }
 
 /// Trust with its reason and since when.
@@ -174,7 +180,9 @@ mod tests {
             [TrustReason::FollowedFromStart, TrustReason::DeliversLess, TrustReason::UndecodableEvent]
         {
             assert_eq!(serde_json::to_string(&reason).unwrap(), format!("{:?}", reason.as_str()));
+            assert_eq!(TrustReason::from_name(reason.as_str()), Some(reason));
         }
+        assert_eq!(TrustReason::from_name("whatever"), None);
         assert!(Trust::Exact < Trust::Blind);
     }
 }

@@ -298,6 +298,139 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// The same with a sibling from whom a new follower gets what it knows.
+fn step_beside_a_sibling() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        20 => step(),
+        1 => Just(Step::BeginAnew),
+        3 => Just(Step::Export),
+        3 => Just(Step::Import),
+        1 => Just(Step::NoHistory),
+        1 => Just(Step::SiblingNotices),
+        1 => Just(Step::SiblingLoses),
+    ]
+}
+
+/// A follower that begins late, beside a sibling that has heard everything.
+fn beside_a_sibling(can_replay: bool) -> World {
+    let mut world = world(can_replay);
+    (0..5).for_each(|_| world.publish(3));
+    world.begin_anew();
+    world.connect();
+    world
+}
+
+#[test]
+fn a_history_is_gone_on_with_and_proven_by_a_batch_that_waited() {
+    for can_replay in [true, false] {
+        let mut world = beside_a_sibling(can_replay);
+        hear(&mut world, 1);
+        assert_eq!(trust(&world), (Trust::Blind, TrustReason::NothingHeard), "it waits");
+        world.export();
+        hear(&mut world, 2);
+        world.import();
+        assert_eq!(trust(&world).0, Trust::Exact, "replay: {can_replay}");
+        assert!(world.replay_is_stopped(), "none is needed");
+        hear(&mut world, 1);
+        world.assert_up_to_date();
+    }
+}
+
+#[test]
+fn a_history_of_an_idle_engine_is_proven_by_a_replay() {
+    let mut world = beside_a_sibling(true);
+    world.export();
+    world.import();
+    assert_eq!(trust(&world), (Trust::Doubtful, TrustReason::Reconnected));
+    world.finish_replay();
+    world.assert_up_to_date();
+    assert_eq!(world.sink.generations, 0);
+}
+
+#[test]
+fn what_was_published_between_a_history_and_the_connection_is_replayed() {
+    let mut world = world(true);
+    (0..5).for_each(|_| world.publish(3));
+    world.export();
+    (0..3).for_each(|_| world.publish(3));
+    world.begin_anew();
+    world.connect();
+    hear(&mut world, 1);
+    world.import();
+    assert_eq!(trust(&world), (Trust::Doubtful, TrustReason::Reconnected));
+    world.finish_replay();
+    world.assert_up_to_date();
+    assert_eq!(world.sink.generations, 0);
+}
+
+#[test]
+fn a_history_of_a_process_that_is_gone_is_dropped() {
+    for can_replay in [true, false] {
+        let mut world = world(can_replay);
+        (0..5).for_each(|_| world.publish(3));
+        world.export();
+        world.restart();
+        // As many as before: only a replay can tell, or the doubt stays.
+        (0..5).for_each(|_| world.publish(3));
+        world.begin_anew();
+        world.connect();
+        world.import();
+        hear(&mut world, 1);
+        if can_replay {
+            world.finish_replay();
+            world.assert_up_to_date();
+            assert_eq!(world.sink.generations, 1);
+        } else {
+            assert_eq!(trust(&world), (Trust::Doubtful, TrustReason::Reconnected));
+        }
+    }
+}
+
+#[test]
+fn a_history_does_not_take_the_place_of_a_better_view() {
+    // It may claim what is gone, and the engine answers replays.
+    let mut world = world(true);
+    (0..3).for_each(|_| world.publish(3));
+    world.take(Step::SiblingLoses);
+    (0..2).for_each(|_| world.publish(3));
+    world.begin_anew();
+    world.connect();
+    world.export();
+    world.import();
+    assert_eq!(trust(&world), (Trust::Blind, TrustReason::NothingHeard));
+    world.no_history();
+    world.finish_replay();
+    world.assert_up_to_date();
+    // Nor is it taken where something is known already.
+    world.import();
+    world.assert_up_to_date();
+}
+
+#[test]
+fn a_doubtful_history_is_doubtful() {
+    let mut world = world(false);
+    (0..3).for_each(|_| world.publish(3));
+    world.take(Step::SiblingLoses);
+    (0..2).for_each(|_| world.publish(3));
+    world.begin_anew();
+    world.connect();
+    hear(&mut world, 1);
+    world.export();
+    world.import();
+    assert_eq!(trust(&world), (Trust::Doubtful, TrustReason::Gap));
+}
+
+#[test]
+fn who_waits_in_vain_begins_as_ever() {
+    for (can_replay, expected) in [(true, Trust::Exact), (false, Trust::Partial)] {
+        let mut world = beside_a_sibling(can_replay);
+        hear(&mut world, 2);
+        world.no_history();
+        world.finish_replay();
+        assert_eq!((trust(&world).0, world.feed.last_seq()), (expected, Some(6)));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
@@ -316,11 +449,25 @@ proptest! {
         }
     }
 
+    /// The same where followers begin with what a sibling knows, whenever it told it.
+    #[test]
+    fn trust_in_a_siblings_view_never_promises_too_much(
+        can_replay: bool,
+        buffer in 1usize..12,
+        can_lose_replays: bool,
+        steps in prop::collection::vec(step_beside_a_sibling(), 1..150),
+    ) {
+        let mut world = World::new(WorldOptions { can_replay, buffer, can_lose_replays });
+        for step in steps {
+            world.take(step);
+        }
+    }
+
     /// Once the wires are good again, everything that can be repaired is.
     #[test]
     fn in_the_end_it_is_sound_again(
         buffer in 2usize..12,
-        steps in prop::collection::vec(step(), 1..80),
+        steps in prop::collection::vec(step_beside_a_sibling(), 1..80),
     ) {
         let mut world = World::new(WorldOptions { can_replay: true, buffer, can_lose_replays: true });
         for step in steps {

@@ -106,6 +106,12 @@ impl BlockNames {
         self.entries.iter().filter(|entry| !entry.is_empty()).map(|entry| entry.place)
     }
 
+    /// All names, in no order that means anything, and where their blocks are.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (u64, Place)> {
+        let held = self.entries.iter().filter(|entry| !entry.is_empty());
+        held.map(|entry| (self.name(entry.hash), entry.place))
+    }
+
     /// Forgets all, and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.entries.fill(EMPTY);
@@ -119,6 +125,13 @@ impl BlockNames {
         hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
         hash ^ (hash >> 33)
+    }
+
+    /// The name of a hash: [`Self::hash`] backwards.
+    fn name(&self, mut hash: u64) -> u64 {
+        hash = (hash ^ (hash >> 33)).wrapping_mul(0x9cb4_b2f8_1293_37db);
+        hash = (hash ^ (hash >> 33)).wrapping_mul(0x4f74_430c_22a5_4005);
+        hash ^ (hash >> 33) ^ self.seed
     }
 
     /// Where the entry of that hash is, or would be.
@@ -199,6 +212,7 @@ mod tests {
             places.sort_unstable();
             expected.sort_unstable();
             prop_assert_eq!(places, expected);
+            prop_assert_eq!(names.names().collect::<HashMap<_, _>>(), model);
         }
     }
 

@@ -8,6 +8,7 @@ use warmroute_kv_events::{BlocksStored, EngineHash};
 use crate::applied::Applied;
 use crate::block_names::BlockNames;
 use crate::runs::Place;
+use crate::view_snapshot::ImportError;
 use crate::{BlockKey, EngineSlot, KvIndex, Tier};
 
 /// What an engine holds in one medium of one KV cache group, by its own names of blocks: a slot of the index.
@@ -99,6 +100,55 @@ impl EngineLayer {
             let place = self.blocks.get(name)?;
             Some(HeldBlock { name, place, key: self.index.runs.key_at(place)? })
         })
+    }
+
+    /// The engine's names of all blocks, and where they are.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (u64, Place)> {
+        self.blocks.names()
+    }
+
+    /// How many copies of a block there are beyond the first.
+    pub(crate) fn copies_beyond_first(&self, name: u64) -> u32 {
+        if self.more_copies.is_empty() { 0 } else { self.more_copies.get(&name).copied().unwrap_or(0) }
+    }
+
+    /// Notes the name of a block that the slot holds already; `is_shared` if there is another name for it.
+    pub(crate) fn take_name(
+        &mut self,
+        name: u64,
+        place: Place,
+        is_shared: bool,
+        more_copies: u32,
+    ) -> Result<(), ImportError> {
+        if !self.index.try_reserve_entries(1) {
+            return Err(ImportError::IndexFull);
+        }
+        if self.blocks.insert(name, place).is_some() {
+            self.index.free_entries(1);
+            return Err(ImportError::Malformed { what: "a name comes twice" });
+        }
+        if is_shared && let Some(key) = self.index.runs.key_at(place) {
+            *self.shared_keys.entry(key).or_insert(0) += 1;
+        }
+        if more_copies > 0 && self.counts_copies {
+            self.more_copies.insert(name, more_copies);
+        }
+        Ok(())
+    }
+
+    /// The same for a block that another slot holds.
+    pub(crate) fn take_joined_name(
+        &mut self,
+        name: u64,
+        place: Place,
+        more_copies: u32,
+    ) -> Result<(), ImportError> {
+        let (place, is_new) = self.index.runs.join(place, self.slot.index);
+        let taken = self.take_name(name, place, !is_new, more_copies);
+        if taken.is_err() && is_new {
+            self.index.runs.release(place, self.slot.index);
+        }
+        taken
     }
 
     /// Forgets everything. Readers may see some of it until it is done.

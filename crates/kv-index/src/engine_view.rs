@@ -1,3 +1,7 @@
+mod chain_start;
+mod export;
+mod import;
+
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -5,14 +9,18 @@ use warmroute_kv_events::{BlocksRemoved, BlocksStored, EngineHash, EventBatch, K
 
 use crate::announcements::Announcements;
 use crate::applied::Applied;
-use crate::block_extras::{block_extras, seed_of};
+use crate::block_extras::block_extras;
 use crate::block_keys::{KeyBuffer, KeyChain};
-use crate::engine_layer::{EngineLayer, FurtherLayer, HeldBlock, lines_up};
+use crate::engine_layer::{EngineLayer, FurtherLayer, lines_up};
 use crate::kv_groups::{ALL_BLOCKS, KvGroups};
 use crate::layers::{EngineSlots, GroupSlots, MOST_LAYERS, Tier};
 use crate::runs::Place;
 use crate::unchained_hash::is_unchained;
-use crate::{BlockKey, EngineSlot, KvIndex};
+use crate::{EngineSlot, KvIndex};
+use chain_start::ChainStart;
+use import::Import;
+
+pub use import::key_check;
 
 /// The write side of one engine: what it holds by its own hashes. Owned by whoever reads its events, without a lock.
 /// Dropping it removes the engine from the index: at once for readers, and every trace before the slot is used again.
@@ -38,6 +46,8 @@ pub struct EngineView {
     /// the one in the same batch that tells its tokens.
     unplaced: Vec<(usize, u64)>,
     key_buffer: Box<KeyBuffer>,
+    /// A snapshot that is being taken in; readers see nothing of the engine meanwhile.
+    importing: Option<Box<Import>>,
 }
 
 impl EngineView {
@@ -54,6 +64,7 @@ impl EngineView {
             announces_again: false,
             unplaced: Vec::new(),
             key_buffer: Box::new(KeyBuffer::EMPTY),
+            importing: None,
         }
     }
 
@@ -123,10 +134,14 @@ impl EngineView {
     /// readers. What is expected of it stays: a restart is seen with the first request after it, so expected blocks are
     /// of requests that come after it.
     pub fn clear(&mut self) {
+        self.give_back_borrowed();
         self.forget_all();
         self.groups.clear();
         self.is_unsupported = false;
         self.forget_names();
+        if self.importing.take().is_some() {
+            self.index.slots.show(self.slot());
+        }
     }
 
     /// Forgets what all blocks have in common, once none is known.
@@ -457,41 +472,13 @@ impl EngineView {
             applied.other_media += unknown;
         }
     }
-
-    fn held_block(&self, name: u64) -> Option<HeldBlock> {
-        let in_further = || self.further.iter().find_map(|further| further.layer.held_block(name));
-        self.main.held_block(name).or_else(in_further)
-    }
-
-    /// What the first block's key goes on from; `None` if the parent isn't known.
-    fn chain_start(&self, stored: &BlocksStored) -> Option<ChainStart> {
-        if let Some(parent) = stored.parent {
-            if let Some(HeldBlock { place, key, .. }) = self.held_block(parent.low_u64()) {
-                return Some(ChainStart { key, place: Some(place), salt_position: None });
-            }
-            // Some emitters write 0 for none.
-            if parent != EngineHash::from_u64(0) {
-                return None;
-            }
-        }
-        let (key, salt_position) = seed_of(stored);
-        Some(ChainStart { key, place: None, salt_position })
-    }
 }
 
 impl Drop for EngineView {
     fn drop(&mut self) {
         self.index.slots.retire(self.slot());
+        self.give_back_borrowed();
         self.drop_further();
         self.main.retire();
     }
-}
-
-struct ChainStart {
-    /// The key of the block before the first one, or what stands in for it.
-    key: BlockKey,
-    /// Where that block is.
-    place: Option<Place>,
-    /// Where among the first block's extra keys the cache salt is, which the seed holds already.
-    salt_position: Option<usize>,
 }

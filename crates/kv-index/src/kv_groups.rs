@@ -1,6 +1,8 @@
 use smallvec::SmallVec;
 use warmroute_kv_events::{BlocksStored, SpecKind};
 
+use crate::view_snapshot::{GroupNeed, GroupOutline};
+
 /// The KV cache groups that an engine has announced in GPU memory, and what each says about reuse.
 ///
 /// An engine reuses a prefix of so many blocks if every group holds what it needs of it (the rules of vLLM 0.32,
@@ -17,22 +19,9 @@ pub(crate) struct KvGroups {
 struct Group {
     /// Early versions don't number the one that they have.
     number: Option<u32>,
-    need: Need,
+    need: GroupNeed,
     /// Tokens per block.
     block_size_tokens: u32,
-}
-
-/// What a group must hold of a prefix that is to be reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
-    /// Its kind isn't said: if it is the only one, all blocks.
-    Unsaid,
-    /// All blocks.
-    All,
-    /// So many blocks at the end.
-    Last(u32),
-    /// Its kind isn't understood.
-    Unclear,
 }
 
 /// In place of a number of blocks: all of them.
@@ -50,13 +39,37 @@ impl KvGroups {
         if self.groups.len() > MOST_GROUPS {
             return false;
         }
-        let need = Need::of(stored);
+        let need = need_of(stored);
         let group = Group { number: stored.group, need, block_size_tokens: stored.block_size_tokens };
         self.groups.push(group);
-        if self.main.is_none() && matches!(need, Need::All | Need::Unsaid) {
+        if self.main.is_none() && matches!(need, GroupNeed::All | GroupNeed::Unsaid) {
             self.main = Some(self.groups.len() - 1);
         }
         true
+    }
+
+    /// All groups as announced, and the place of the main one.
+    pub(crate) fn outline(&self) -> (Vec<GroupOutline>, Option<u32>) {
+        let outline = |group: &Group| GroupOutline {
+            number: group.number,
+            need: group.need,
+            block_size_tokens: group.block_size_tokens,
+        };
+        (self.groups.iter().map(outline).collect(), self.main.map(|main| main as u32))
+    }
+
+    /// What [`Self::outline`] was made of; `None` if it can't be.
+    pub(crate) fn restored(groups: &[GroupOutline], main: Option<u32>) -> Option<Self> {
+        let main = main.map(|main| main as usize);
+        if groups.len() > MOST_GROUPS + 1 || main.is_some_and(|main| main >= groups.len()) {
+            return None;
+        }
+        let group = |outline: &GroupOutline| Group {
+            number: outline.number,
+            need: outline.need,
+            block_size_tokens: outline.block_size_tokens,
+        };
+        Some(Self { groups: groups.iter().map(group).collect(), main })
     }
 
     /// Forgets all, for another process.
@@ -73,7 +86,7 @@ impl KvGroups {
     pub(crate) fn is_supported(&self) -> bool {
         let Some(main) = self.main.and_then(|main| self.groups.get(main)) else { return self.is_empty() };
         let is_understood = |group: &Group| {
-            matches!(group.need, Need::All | Need::Last(_))
+            matches!(group.need, GroupNeed::All | GroupNeed::Last(_))
                 && group.block_size_tokens == main.block_size_tokens
         };
         self.groups.len() == 1 || (self.groups.len() <= MOST_GROUPS && self.groups.iter().all(is_understood))
@@ -88,8 +101,8 @@ impl KvGroups {
     pub(crate) fn others(&self) -> impl Iterator<Item = (Option<u32>, u32)> {
         let others = self.groups.iter().enumerate().filter(|(at, _)| Some(*at) != self.main);
         others.map(|(_, group)| match group.need {
-            Need::Last(blocks) => (group.number, blocks),
-            Need::All | Need::Unsaid | Need::Unclear => (group.number, ALL_BLOCKS),
+            GroupNeed::Last(blocks) => (group.number, blocks),
+            GroupNeed::All | GroupNeed::Unsaid | GroupNeed::Unclear => (group.number, ALL_BLOCKS),
         })
     }
 
@@ -98,17 +111,16 @@ impl KvGroups {
     }
 }
 
-impl Need {
-    fn of(stored: &BlocksStored) -> Self {
-        match (&stored.spec_kind, stored.sliding_window_tokens) {
-            (None, _) => Self::Unsaid,
-            (Some(kind), _) if kind.is_full_attention() => Self::All,
-            (Some(SpecKind::SlidingWindow | SpecKind::SlidingWindowMla), Some(window_tokens)) => {
-                let blocks = window_tokens.saturating_sub(1).div_ceil(stored.block_size_tokens);
-                Self::Last(blocks.max(1))
-            }
-            (Some(SpecKind::Mamba), _) => Self::Last(1),
-            _ => Self::Unclear,
+/// What a store's group must hold.
+fn need_of(stored: &BlocksStored) -> GroupNeed {
+    match (&stored.spec_kind, stored.sliding_window_tokens) {
+        (None, _) => GroupNeed::Unsaid,
+        (Some(kind), _) if kind.is_full_attention() => GroupNeed::All,
+        (Some(SpecKind::SlidingWindow | SpecKind::SlidingWindowMla), Some(window_tokens)) => {
+            let blocks = window_tokens.saturating_sub(1).div_ceil(stored.block_size_tokens);
+            GroupNeed::Last(blocks.max(1))
         }
+        (Some(SpecKind::Mamba), _) => GroupNeed::Last(1),
+        _ => GroupNeed::Unclear,
     }
 }

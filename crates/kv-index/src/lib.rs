@@ -8,6 +8,7 @@
 //! - The write side: one [`EngineView`] per engine, owned by whoever reads that engine's events.
 //! - The read side: [`block_keys`] of a prompt, then [`KvIndex::lookup`] for all engines at once.
 //! - Between pick and event: [`KvIndex::expect`].
+//! - From one index to another: [`EngineView::export`].
 //! - Where there are no events: [`ApproximateIndex`], which knows what was sent to an endpoint.
 
 mod announcements;
@@ -34,15 +35,19 @@ mod sent_order;
 mod slots;
 mod spans;
 mod unchained_hash;
+mod view_snapshot;
 pub mod vllm_hash;
 
 pub use applied::Applied;
 pub use approximate_index::{ApproximateExtras, ApproximateIndex, SentBlocks, approximate_keys};
 pub use block_keys::{BlockKey, KeyExtras, block_keys, predicted_cached_tokens};
-pub use engine_view::EngineView;
+pub use engine_view::{EngineView, key_check};
 pub use expectation::Expectation;
 pub use kv_index::{IndexError, IndexLimits, IndexStats, KvIndex};
 pub use layered_lookup::OffloadedBlocks;
 pub use layers::Tier;
 pub use lookup::{LookupScratch, Match};
 pub use slots::EngineSlot;
+pub use view_snapshot::{
+    BlockRows, GroupNeed, GroupOutline, ImportError, LayerRows, ViewOutline, ViewSnapshot,
+};

@@ -104,6 +104,18 @@ impl Runs {
         None
     }
 
+    /// Where a run's positions begin, and the run that comes before it.
+    pub(crate) fn start_and_parent(&self, id: u32) -> (u32, u32) {
+        let run = self.run(id).read();
+        (run.start, run.parent)
+    }
+
+    /// The same, and all of its blocks.
+    pub(crate) fn copy_of(&self, id: u32) -> (u32, u32, SmallVec<[BlockKey; 2]>) {
+        let run = self.run(id).read();
+        (run.start, run.parent, run.keys.clone())
+    }
+
     /// Notes that the slot holds successive blocks, the first of which comes after `parent`, which the slot holds too,
     /// or is the first of a prompt. Says of each in turn where it is, and whether it is new that the slot holds it.
     pub(crate) fn hold(

@@ -4,12 +4,12 @@ use crate::trust::{ApplyFacts, Trust, TrustReason};
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Knowledge {
     /// Set: not sound, until the engine clears its cache or a new generation begins.
-    doubt: Option<TrustReason>,
+    pub(super) doubt: Option<TrustReason>,
     /// Set: not complete, until the same.
-    lack: Option<TrustReason>,
+    pub(super) lack: Option<TrustReason>,
     /// Set: not complete, whatever the engine clears.
-    lasting_lack: Option<TrustReason>,
-    is_cleared: bool,
+    pub(super) lasting_lack: Option<TrustReason>,
+    pub(super) is_cleared: bool,
 }
 
 impl Knowledge {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use warmroute_kv_events::{
-    ApplyFacts, EngineFeed, FeedBatch, FeedEvent, FeedSettings, FeedSink, Replay, ReplayEnd, ReplayLimits,
-    ReplayOrder, ReplayStep, Trust,
+    ApplyFacts, EngineFeed, FeedBatch, FeedEvent, FeedHistory, FeedSettings, FeedSink, Replay, ReplayEnd,
+    ReplayLimits, ReplayOrder, ReplayStep, Trust,
 };
 
 pub(crate) use warmroute_kv_events::FeedEvent as Event;
@@ -30,6 +30,16 @@ pub(crate) enum Step {
     Garble,
     Silence,
     Quiet,
+    /// The follower ends; its successor waits for what a sibling knows.
+    BeginAnew,
+    /// The sibling tells what it knows; it arrives later.
+    Export,
+    Import,
+    NoHistory,
+    /// The sibling's connection to a process that is gone ends, and the next one is made.
+    SiblingNotices,
+    /// The sibling misses the next batch.
+    SiblingLoses,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -117,6 +127,14 @@ struct RunningReplay {
     answer: VecDeque<Vec<Bytes>>,
 }
 
+/// Another follower, on a wire that is nearly good.
+struct Sibling {
+    feed: EngineFeed<Payload>,
+    sink: View,
+    process: u32,
+    loses_next: bool,
+}
+
 pub(crate) struct World {
     options: WorldOptions,
     time_ms: u64,
@@ -135,22 +153,24 @@ pub(crate) struct World {
     order: Option<(u64, u64)>,
     replay: Option<RunningReplay>,
     pub(crate) next_facts: ApplyFacts,
+    sibling: Sibling,
+    /// What the sibling told, on its way.
+    snapshot: Option<(FeedHistory, BTreeMap<u32, u32>, Option<(u32, u64)>)>,
     pub(crate) feed: EngineFeed<Payload>,
     pub(crate) sink: View,
 }
 
 impl World {
     pub(crate) fn new(options: WorldOptions) -> Self {
-        let settings = FeedSettings {
-            can_replay: options.can_replay,
-            max_held_batches: 6,
-            proof_seq: u64::MAX,
-            ..FeedSettings::default()
-        };
-        let mut feed = EngineFeed::new(settings, 0);
+        let mut feed = EngineFeed::new(settings(options.can_replay), 0);
         feed.followed(0);
+        let mut sibling = EngineFeed::new(settings(false), 0);
+        sibling.followed(0);
+        sibling.connected(0);
         Self {
             options,
+            sibling: Sibling { feed: sibling, sink: View::default(), process: 0, loses_next: false },
+            snapshot: None,
             time_ms: 1_000_000,
             random: 1,
             process: 0,
@@ -194,6 +214,49 @@ impl World {
             }
             Step::Silence => self.silence(),
             Step::Quiet => self.quiet(),
+            Step::BeginAnew => self.begin_anew(),
+            Step::Export => self.export(),
+            Step::Import => self.import(),
+            Step::NoHistory => self.no_history(),
+            Step::SiblingNotices => self.sibling_notices(),
+            Step::SiblingLoses => self.sibling.loses_next = true,
+        }
+    }
+
+    pub(crate) fn begin_anew(&mut self) {
+        self.disconnect();
+        (self.order, self.replay) = (None, None);
+        self.feed = EngineFeed::new(settings(self.options.can_replay), self.time_ms);
+        self.feed.await_history();
+        self.feed.followed(self.time_ms);
+        self.sink = View::default();
+    }
+
+    pub(crate) fn export(&mut self) {
+        let View { copies, last, .. } = &self.sibling.sink;
+        self.snapshot = self.sibling.feed.history().map(|history| (history, copies.clone(), *last));
+    }
+
+    pub(crate) fn import(&mut self) {
+        let Some((history, copies, last)) = &self.snapshot else { return };
+        if self.feed.would_adopt(history) {
+            (self.sink.copies, self.sink.last) = (copies.clone(), *last);
+            let (is_adopted, order) = self.feed.adopt(self.time_ms, history, &mut self.sink);
+            assert!(is_adopted);
+            self.after(order);
+        }
+    }
+
+    pub(crate) fn no_history(&mut self) {
+        let order = self.feed.no_history(self.time_ms, &mut self.sink);
+        self.after(order);
+    }
+
+    pub(crate) fn sibling_notices(&mut self) {
+        if self.sibling.process != self.process {
+            self.sibling.process = self.process;
+            self.sibling.feed.connection_lost(self.time_ms);
+            self.sibling.feed.connected(self.time_ms);
         }
     }
 
@@ -242,6 +305,10 @@ impl World {
         self.buffer.push_back(batch.clone());
         if self.buffer.len() > self.options.buffer {
             self.buffer.pop_front();
+        }
+        let sibling = &mut self.sibling;
+        if sibling.process == self.process && !std::mem::take(&mut sibling.loses_next) {
+            sibling.feed.live(self.time_ms, batch.clone(), &mut sibling.sink);
         }
         if self.connection == Some(self.process) {
             self.wire.push_back(batch);
@@ -432,6 +499,7 @@ impl World {
     /// The wires are good from now on.
     pub(crate) fn recover(&mut self) {
         self.options.can_lose_replays = false;
+        self.no_history();
         if self.connection != Some(self.process) {
             self.disconnect();
         }
@@ -457,6 +525,10 @@ impl World {
     pub(crate) fn replay_is_stopped(&self) -> bool {
         self.order.is_none() && self.replay.is_none()
     }
+}
+
+fn settings(can_replay: bool) -> FeedSettings {
+    FeedSettings { can_replay, max_held_batches: 6, proof_seq: u64::MAX, ..FeedSettings::default() }
 }
 
 fn frames(seq: u64, payload: &[u8]) -> Vec<Bytes> {
