@@ -42,6 +42,8 @@ struct FreeRuns {
     next_unused: u32,
 }
 
+/// Keys of the blocks of a run.
+pub(crate) type RunKeys = SmallVec<[BlockKey; 2]>;
 type Heads = RwLock<HashMap<BlockKey, u32>>;
 type Chunk = Box<[RwLock<Run>]>;
 type Locked<'r> = RwLockWriteGuard<'r, Run>;
@@ -111,7 +113,7 @@ impl Runs {
     }
 
     /// The same, and all of its blocks.
-    pub(crate) fn copy_of(&self, id: u32) -> (u32, u32, SmallVec<[BlockKey; 2]>) {
+    pub(crate) fn copy_of(&self, id: u32) -> (u32, u32, RunKeys) {
         let run = self.run(id).read();
         (run.start, run.parent, run.keys.clone())
     }

@@ -10,8 +10,8 @@ use crate::admin_client::PickerAccess;
 use crate::kubernetes::KubernetesFlags;
 use crate::objectives::{ObjectiveArg, objective_arg};
 use crate::peer_flags::PeerFlags;
-use crate::tls::TlsFlags;
 use crate::replicas::ReplicaFlags;
+use crate::tls::TlsFlags;
 
 /// An endpoint picker for LLM inference: sends each request to the engine whose KV cache is warmest.
 ///

@@ -139,7 +139,7 @@ impl RowsWriter<'_> {
 
     /// Writes a run after all that come before it.
     fn write(&mut self, id: u32) -> Option<Written> {
-        let mut path: SmallVec<[(u32, u32, SmallVec<[BlockKey; 2]>); 8]> = SmallVec::new();
+        let mut path = Vec::new();
         let mut next = id;
         let mut parent = 0;
         while next != NO_RUN {

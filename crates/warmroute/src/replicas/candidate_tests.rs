@@ -17,6 +17,7 @@ use super::{Candidate, ElectionError, ElectionTimings, Standing};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::replicas::{Election, lease_name};
+use crate::tasks::Tasks;
 
 #[derive(Default)]
 struct Stored {
@@ -241,17 +242,18 @@ async fn elections_change_the_leader_when_it_drains() {
         retry_period: Duration::from_millis(2),
     };
     let metrics = Metrics::try_new().unwrap();
-    let stop = tokio_util::sync::CancellationToken::new();
+    let (tasks, mut ends) = Tasks::new();
     let start = |identity: &str| {
         let readiness = Readiness::default();
         let leases = Api::namespaced(server.client(), "serving");
         let candidate = Candidate::new(leases, "l".to_owned(), identity.to_owned(), timings);
         let election = Election::new(candidate, timings, readiness.clone(), metrics.replicas.clone());
-        (readiness, tokio::spawn(election.run(stop.clone())))
+        tasks.spawn_vital("election", election.run(tasks.stop_token()));
+        readiness
     };
-    let (one, first) = start("one");
+    let one = start("one");
     one.leads_now().await;
-    let (two, second) = start("two");
+    let two = start("two");
     assert_eq!(two.leadership(), Some(false));
     assert!(metrics.page().unwrap().contains("leader_election_master_status{name=\"l\"}"));
     one.is_draining();
@@ -263,8 +265,7 @@ async fn elections_change_the_leader_when_it_drains() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(two.leadership(), Some(true), "nobody else can have it");
-    stop.cancel();
-    first.await.unwrap().unwrap();
-    second.await.unwrap().unwrap();
+    assert!(tasks.shut_down(20 * SECOND).await);
+    assert!(ends.try_recv().is_err(), "it ends when it is told to");
     assert_eq!(two.leadership(), Some(false));
 }
