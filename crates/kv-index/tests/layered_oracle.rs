@@ -12,7 +12,8 @@ use warmroute_kv_events::{
     BlocksRemoved, BlocksStored, EngineHash, EventBatch, KvEvent, Medium, SkippedEvents, SpecKind,
 };
 use warmroute_kv_index::{
-    EngineView, IndexLimits, KeyExtras, KvIndex, LookupScratch, Match, OffloadedBlocks, block_keys,
+    EngineView, IndexLimits, KeyExtras, KvIndex, LookupScratch, Match, OffloadedBlocks, Tier, ViewSnapshot,
+    block_keys,
 };
 
 /// A prompt; each number is a block of one token.
@@ -255,6 +256,59 @@ impl Reader {
     }
 }
 
+/// Has another index go on with what this one knows.
+fn move_on(reader: &mut Reader, piece_bytes: usize) {
+    let snapshot = reader.view.export(piece_bytes);
+    let index = KvIndex::new(IndexLimits::default());
+    let mut view = index.add_engine().unwrap();
+    view.begin_import(&snapshot.outline).unwrap();
+    for rows in &snapshot.rows {
+        view.import(rows).unwrap();
+    }
+    assert_eq!(index.lookup_of(&view), 0, "nothing is seen before all of it is there");
+    view.end_import();
+    assert_eq!(view.entries(), reader.view.entries());
+    assert_eq!(index.stats().entries, view.entries());
+    // Numbers aside, it says the same again.
+    assert_eq!(names_of(&view.export(usize::MAX)), names_of(&reader.view.export(usize::MAX)));
+    (reader.index, reader.view) = (index, view);
+}
+
+trait LookUp {
+    fn lookup_of(&self, view: &EngineView) -> u32;
+}
+
+impl LookUp for KvIndex {
+    /// The longest match of any prompt of one block.
+    fn lookup_of(&self, view: &EngineView) -> u32 {
+        let (mut scratch, mut most) = (LookupScratch::default(), 0);
+        for token in 0..2 {
+            let (mut keys, mut matches) = (Vec::new(), [Match::default()]);
+            block_keys(&[token], 1, &KeyExtras::default(), &mut keys);
+            self.lookup(&keys, &[view.slot()], &mut scratch, &mut matches);
+            most = most.max(matches[0].known_blocks);
+        }
+        most
+    }
+}
+
+/// Of each layer: tier, group, names, keys and copies.
+fn names_of(snapshot: &ViewSnapshot) -> BTreeSet<(Option<(Tier, Option<u32>)>, u64, u64, u32)> {
+    let keys: Vec<u64> = snapshot.rows.iter().flat_map(|rows| rows.keys.iter().copied()).collect();
+    let mut names = BTreeSet::new();
+    for rows in snapshot.rows.iter().flat_map(|rows| &rows.layers) {
+        let layer = rows.layer.checked_sub(1).map(|at| snapshot.outline.layers[at as usize]);
+        let mut number = i64::from(rows.first);
+        for (at, name) in rows.names.iter().enumerate() {
+            number += if at > 0 { rows.steps.get(at - 1).map_or(0, |step| i64::from(*step)) } else { 0 };
+            let copies = rows.more_copies.get(at).copied().unwrap_or(0);
+            names.insert((layer, *name, keys[number as usize], copies));
+            number += 1;
+        }
+    }
+    names
+}
+
 /// What is claimed is there; and all is claimed of an engine that was followed from its start.
 fn compare(engine: &Engine, reader: &mut Reader, is_followed: bool) -> Result<(), TestCaseError> {
     for number in 0..32_u8 {
@@ -280,12 +334,12 @@ proptest! {
     fn nothing_is_claimed_that_is_not_reused_and_nothing_lacks(
         groups in 1..4_usize,
         missed in prop_oneof![4 => 0..1_usize, 1 => 1..12_usize],
-        steps in vec(a_step(), 1..60),
+        steps in vec((a_step(), prop_oneof![9 => 0..1_usize, 1 => 1..200_usize]), 1..60),
     ) {
         let index = KvIndex::new(IndexLimits::default());
         let mut reader = Reader { view: index.add_engine().unwrap(), index, scratch: LookupScratch::default() };
         let mut engine = Engine::new(groups);
-        for (at, step) in steps.into_iter().enumerate() {
+        for (at, (step, piece_bytes)) in steps.into_iter().enumerate() {
             // Who comes late can't tell an announced prefix from a new one, of which other groups need all blocks.
             let is_misleading = missed > 0 && groups > 1 && matches!(step, Step::Report { .. });
             if is_misleading {
@@ -298,6 +352,9 @@ proptest! {
             }
             let skipped = SkippedEvents::default();
             reader.view.apply(&EventBatch { ts: 0.0, events, data_parallel_rank: None, skipped });
+            if piece_bytes > 0 {
+                move_on(&mut reader, piece_bytes);
+            }
             compare(&engine, &mut reader, missed == 0)?;
         }
         let Reader { index, view, .. } = reader;

@@ -43,6 +43,11 @@ enum Step {
     Clear {
         engine: usize,
     },
+    /// What is known of the engine goes through a snapshot.
+    Move {
+        engine: usize,
+        piece_bytes: usize,
+    },
     Expect {
         engine: usize,
         path: Path,
@@ -75,6 +80,8 @@ fn a_step() -> impl Strategy<Value = Step> {
         6 => (any::<usize>(), a_path(), 0..2_u8)
             .prop_map(|(engine, path, variant)| Step::Remove { engine, path, variant }),
         1 => any::<usize>().prop_map(|engine| Step::Clear { engine }),
+        2 => (any::<usize>(), 1..100_usize)
+            .prop_map(|(engine, piece_bytes)| Step::Move { engine, piece_bytes }),
         5 => (any::<usize>(), a_path(), 0..9_usize, 1..50_u64).prop_map(
             |(engine, path, most_known, ttl_ms)| Step::Expect { engine, path, most_known, ttl_ms }
         ),
@@ -302,6 +309,24 @@ fn take_step(step: Step, model: &mut Model, subject: &mut Subject) {
                 engine.copies.clear();
             }
             subject.apply(engine, KvEvent::Cleared);
+        }
+        Step::Move { engine, piece_bytes } => {
+            let engine = engine % engines;
+            let Some(Some(view)) = subject.views.get_mut(engine) else { return };
+            let snapshot = view.export(piece_bytes);
+            // There may be no room for both.
+            let slot = view.slot();
+            subject.views[engine] = None;
+            let mut view = subject.index.add_engine().unwrap();
+            view.begin_import(&snapshot.outline).unwrap();
+            snapshot.rows.iter().for_each(|rows| view.import(rows).unwrap());
+            view.end_import();
+            assert_ne!(view.slot(), slot);
+            subject.slots[engine] = view.slot();
+            subject.views[engine] = Some(view);
+            // They are of the old slot, until their time is up.
+            let of_it = model.expectations.iter_mut().filter(|known| known.engine == engine);
+            of_it.for_each(|known| known.engine = usize::MAX);
         }
         Step::Expect { engine, path, most_known, ttl_ms } => {
             let engine = engine % engines;

@@ -28,7 +28,7 @@ impl EngineView {
             last: None,
             blocks: 0,
             piece: BlockRows::default(),
-            piece_bytes: piece_bytes.max(1024),
+            piece_bytes,
             bytes: 0,
             pieces: Vec::new(),
             next: SmallVec::new(),

@@ -17,8 +17,8 @@ fn operations() -> String {
 
 /// The names in the first cells of the page's tables, labels left out, with the text of their rows.
 fn documented(page: &str) -> Vec<(String, &str)> {
-    let rows =
-        page.lines().filter(|line| line.starts_with("| `llm_d_epp_") || line.starts_with("| `warmroute_"));
+    const PREFIXES: [&str; 3] = ["| `llm_d_epp_", "| `warmroute_", "| `leader_election_"];
+    let rows = page.lines().filter(|line| PREFIXES.iter().any(|prefix| line.starts_with(prefix)));
     rows.flat_map(|row| {
         let cell = row.split('|').nth(1).unwrap_or_default();
         let quoted: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
