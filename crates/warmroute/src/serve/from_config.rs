@@ -88,17 +88,6 @@ pub(super) fn source_finder(
     Ok(Some(finder.context("asking engines where they publish KV events")?))
 }
 
-/// What makes tokens and block keys of prompts, one prompt per core unless the flag says otherwise.
-pub(super) fn prompt_reader(
-    options: &ServeOptions,
-    tokens: TokenSource,
-    adapters: &Arc<AdapterNames>,
-) -> PromptReader {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let concurrency = options.tokenize_concurrency.unwrap_or(cores);
-    PromptReader::with_source(tokens, adapters.clone(), concurrency, options.tokenize_deadline)
-}
-
 /// What scrapes metrics, if the configuration wants that.
 pub(super) fn scraper(
     options: &ServeOptions,
