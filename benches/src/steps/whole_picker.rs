@@ -70,7 +70,7 @@ impl WholePicker {
         let reader = PromptReader::new(None, Arc::new(AdapterNames::default()), cores, NO_HURRY);
         let receipts = Arc::new(ReceiptRing::new(RECEIPTS));
         let picker = Picker::new(reader, decider, receipts, metrics.clone());
-        let service = ext_proc_service(Arc::new(picker), MAX_BODY_BYTES);
+        let service = ext_proc_service(Arc::new(picker), MAX_BODY_BYTES, 0);
         Ok(Self { service, metrics, expectations, _views: filled.views })
     }
 

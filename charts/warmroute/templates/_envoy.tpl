@@ -13,6 +13,10 @@ typed_config:
   - remove: x-data-parallel-host-port
   - remove: x-data-parallel-rank
   - remove: x-kv-cache-source-host-port
+  - remove: x-prefiller-url
+  - remove: x-gateway-destination-endpoint-served
+  - remove: x-gateway-destination-endpoint-fallback
+  - remove: x-gateway-destination-endpoint-scores
 {{- end -}}
 
 {{/* The ext_proc filter. Takes {proxy, cluster}. */}}

@@ -1,4 +1,5 @@
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -56,6 +57,8 @@ pub struct Picked<L> {
     /// Response header that shall say which endpoint served, by the gateway's own word (the metadata beside the response
     /// headers), for tests of gateways. A gateway that doesn't say makes it begin with `fail:`.
     pub served_header: Option<&'static str>,
+    /// `host:port` and score of every scored endpoint, to be told to the gateway as metadata; usually none.
+    pub scores: Vec<(Arc<str>, f64)>,
     /// Dropped when the stream ends, however it ends.
     pub lease: L,
 }
@@ -70,13 +73,15 @@ impl<L> Picked<L> {
             body: None,
             response_headers: Vec::new(),
             served_header: None,
+            scores: Vec::new(),
             lease,
         }
     }
 }
 
 /// A request that isn't routed: becomes an ImmediateResponse whose body is
-/// `inference error: <code> - <message>`, the form of the llm-d Router picker.
+/// `inference error: <code> - <message>`, the form of the llm-d Router picker. Refusals of what is too large, which that
+/// one doesn't know, are JSON as OpenAI's API gives errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// HTTP status for the client. A status that Envoy doesn't know is sent as 500.
@@ -87,12 +92,14 @@ pub struct Refusal {
     pub message: String,
     /// Value of the response header `x-llm-d-request-dropped-reason`.
     pub reason: Option<&'static str>,
+    /// The error's code in OpenAI's words; where there is one the body is JSON.
+    pub openai_code: Option<&'static str>,
 }
 
 impl Refusal {
     /// A refusal without a reason header.
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), reason: None }
+        Self { status, code, message: message.into(), reason: None, openai_code: None }
     }
 
     /// Adds the reason header.
@@ -108,7 +115,37 @@ impl Refusal {
 
     /// 413 for a body over the configured limit.
     pub fn body_too_large(limit_bytes: usize) -> Self {
-        Self::new(413, "PayloadTooLarge", format!("request body exceeds the limit of {limit_bytes} bytes"))
+        Self::too_large(format!(
+            "request body exceeds the limit of {limit_bytes} bytes, which --max-request-body-bytes of the endpoint \
+             picker sets"
+        ))
+    }
+
+    /// 413 for a body that came in too many messages.
+    pub fn too_many_chunks(limit: usize) -> Self {
+        Self::too_large(format!("request body came in over {limit} chunks: send larger ones"))
+    }
+
+    /// 413 for a body in one message that is over the limit of messages, which is below that of bodies.
+    pub fn message_too_large(limit_bytes: usize) -> Self {
+        Self::too_large(format!(
+            "request body exceeds the limit of {limit_bytes} bytes in one message, which --grpc-max-recv-msg-size of \
+             the endpoint picker sets"
+        ))
+    }
+
+    fn too_large(message: String) -> Self {
+        let openai_code = Some("request_too_large");
+        Self { openai_code, ..Self::new(413, "PayloadTooLarge", message) }
+    }
+
+    /// 431 for too many headers, or too large ones.
+    pub fn headers_too_large(max_headers: usize, max_bytes: usize) -> Self {
+        let message = format!(
+            "request headers exceed the endpoint picker's limit of {max_headers} headers or {max_bytes} bytes"
+        );
+        let openai_code = Some("request_headers_too_large");
+        Self { openai_code, ..Self::new(431, "RequestHeaderFieldsTooLarge", message) }
     }
 
     /// 408 for a body that stopped arriving.

@@ -52,6 +52,11 @@ impl HeaderList {
         self.entries.len()
     }
 
+    /// Bytes in all names and values.
+    pub fn len_bytes(&self) -> usize {
+        self.entries.iter().map(|entry| entry.key.len() + value_of(entry).len()).sum()
+    }
+
     /// Whether there are no headers.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

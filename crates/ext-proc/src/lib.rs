@@ -37,15 +37,25 @@ pub const RANK_HEADER: &str = "x-data-parallel-rank";
 /// The response header that says why a request was refused.
 pub const DROPPED_REASON_HEADER: &str = "x-llm-d-request-dropped-reason";
 
-/// Request headers that only a picker may set, because gateways and engines route by them. What a
-/// client sent under these names is replaced or removed.
-pub const ROUTING_HEADERS: [&str; 6] = [
+/// The key in the metadata namespace `envoy.lb` of every scored endpoint's score.
+pub const SCORES_KEY: &str = "x-gateway-destination-endpoint-scores";
+
+/// Request headers that only a picker may set, because gateways, engines and the sidecars before them route by them.
+/// What a client sent under these names is replaced or removed.
+///
+/// Source: `pkg/epp/metadata/consts.go` and `pkg/common/routing` in github.com/llm-d/llm-d-router, with names of its
+/// older versions, which older sidecars obey.
+pub const ROUTING_HEADERS: [&str; 10] = [
     DESTINATION_HEADER,
     RANK_HEADER,
     "x-prefiller-host-port",
     "x-encoder-hosts-ports",
     "x-data-parallel-host-port",
     "x-kv-cache-source-host-port",
+    "x-prefiller-url",
+    "x-gateway-destination-endpoint-served",
+    "x-gateway-destination-endpoint-fallback",
+    SCORES_KEY,
 ];
 
 /// Request headers by which clients talk to the picker, in today's and in older spellings. They are removed, so that

@@ -153,7 +153,7 @@ where
             Poll::Ready(Some(Err(status))) => {
                 self.inbound_is_over = true;
                 let is_too_large = matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted);
-                self.stream.on_unreadable(is_too_large);
+                self.stream.on_unreadable(is_too_large.then_some(self.shared.config.max_message_bytes));
             }
             Poll::Ready(None) => {
                 self.inbound_is_over = true;

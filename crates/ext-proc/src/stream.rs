@@ -5,8 +5,8 @@
 //! | request body mode | headers answered | pick | destination named in |
 //! | --- | --- | --- | --- |
 //! | FULL_DUPLEX_STREAMED | after the pick | at the end of the body (or trailers) | headers reply, then the body back |
-//! | BUFFERED | at once, empty | at the first body message | body reply |
-//! | BUFFERED_PARTIAL | at once, empty | at the first body message, perhaps incomplete | body reply |
+//! | BUFFERED | at once, at most routing headers of the client removed | at the first body message | body reply |
+//! | BUFFERED_PARTIAL | as for BUFFERED | at the first body message, perhaps incomplete | body reply |
 //! | STREAMED, NONE, GRPC, unknown | after the pick | at the headers, without a body | headers reply |
 //!
 //! Headers that end the request (a GET, an empty POST) get one answer in every mode.
@@ -40,12 +40,22 @@ pub struct StreamLimits {
     /// Most non-empty messages that one request body may come in, because each costs memory of its
     /// own; above it the client gets 413.
     pub max_body_chunks: usize,
+    /// Most request headers; above it the client gets 431.
+    pub max_headers: usize,
+    /// Most bytes in names and values of request headers; above it the client gets 431.
+    pub max_header_bytes: usize,
 }
 
 impl Default for StreamLimits {
-    /// 32 MiB in at most 262,144 chunks.
+    /// 32 MiB in at most 262,144 chunks; 1,024 headers of 1 MiB in all, ten times what Envoy passes on unless it is told
+    /// otherwise.
     fn default() -> Self {
-        Self { max_body_bytes: 32 << 20, max_body_chunks: 1 << 18 }
+        Self {
+            max_body_bytes: 32 << 20,
+            max_body_chunks: 1 << 18,
+            max_headers: 1024,
+            max_header_bytes: 1 << 20,
+        }
     }
 }
 
@@ -247,15 +257,22 @@ impl<L: StreamLease> Stream<L> {
         }
     }
 
-    /// A message couldn't be read, and none will come any more. `is_too_large`: because of its size.
-    pub fn on_unreadable(&mut self, is_too_large: bool) {
+    /// A message couldn't be read, and none will come any more. `too_large_for`: because it is over that limit of
+    /// messages, in bytes.
+    pub fn on_unreadable(&mut self, too_large_for: Option<usize>) {
         if self.ending != Ending::No {
             return;
         }
         if self.request.is_settled() {
             self.give_up_stream(StreamEnd::Unreadable);
-        } else if is_too_large {
-            self.refuse(&Refusal::body_too_large(self.limits.max_body_bytes));
+        } else if let Some(limit) = too_large_for {
+            let max_body_bytes = self.limits.max_body_bytes;
+            let is_body = limit > max_body_bytes;
+            self.refuse(&if is_body {
+                Refusal::body_too_large(max_body_bytes)
+            } else {
+                Refusal::message_too_large(limit)
+            });
         } else {
             self.refuse(&Refusal::new(400, "BadRequest", "unreadable message from the gateway"));
         }

@@ -233,8 +233,10 @@ type Check = Result<(), proptest::test_runner::TestCaseError>;
 
 fn run(mut modes: Option<(i32, i32)>, events: Vec<Event>, ledger: &Ledger) -> Check {
     let mode = modes.unwrap_or((4, 4));
-    let mut stream =
-        Stream::new(StreamLimits { max_body_bytes: 400_000, max_body_chunks: 9 }, Instant::now());
+    let mut stream = Stream::new(
+        StreamLimits { max_body_bytes: 400_000, max_body_chunks: 9, ..StreamLimits::default() },
+        Instant::now(),
+    );
     let mut account = Account::default();
     let mut feed =
         |stream: &mut Stream<CountedLease>, request| stream.on_message(message(request, modes.take()));
@@ -275,7 +277,7 @@ fn run(mut modes: Option<(i32, i32)>, events: Vec<Event>, ledger: &Ledger) -> Ch
             Event::DrainDeadline => stream.on_drain_deadline(),
             Event::BodyTimeout => stream.on_body_timeout(),
             Event::GatewayEnd => stream.on_gateway_end(),
-            Event::Unreadable(too_large) => stream.on_unreadable(too_large),
+            Event::Unreadable(too_large) => stream.on_unreadable(too_large.then_some(500_000)),
             Event::Broken => stream.on_broken(),
             Event::Act(count) => {
                 for action in std::iter::from_fn(|| stream.next_action()).take(count) {

@@ -5,6 +5,7 @@
 
 mod charging;
 mod conditional_decode;
+mod endpoint_scores;
 mod explanation;
 mod in_effect;
 mod prefix_signals;
@@ -35,6 +36,7 @@ use crate::prefix_plan::{PrefixPlan, WantedProducer};
 use crate::prompt::{KeysWanted, ReadRequest};
 use crate::receipt::{CandidateLine, Fallback, HandlerLine, ProfileLine};
 use charging::Charging;
+use endpoint_scores::endpoint_scores;
 use in_effect::{InEffect, Outgoing};
 use prefix_signals::PrefixLookup;
 pub use profile_times::{Lookup, PluginCall, ProfileTimes};
@@ -53,6 +55,8 @@ pub struct Decider {
     metrics: Arc<Metrics>,
     /// Plugins are timed in one of so many decisions.
     timed_every: u32,
+    /// Whether decisions name the scores of all endpoints.
+    tells_scores: bool,
     table: Mutex<Table>,
 }
 
@@ -92,6 +96,8 @@ pub struct Decided {
     pub headers: PickHeaders,
     /// Where what the first one delivers is counted.
     pub deliveries: Arc<Deliveries>,
+    /// Address and score of every scored endpoint, if these are to be told.
+    pub scores: Vec<(Arc<str>, f64)>,
     /// For the receipt.
     pub explanation: Explanation,
 }
@@ -207,7 +213,14 @@ impl Decider {
         let in_effect = ArcSwap::from_pointee(InEffect::new(policy, None));
         let table = Mutex::default();
         let timed_every = TIMED_EVERY;
-        Self { pool, in_effect, index, expectations, stale_after, metrics, timed_every, table }
+        let tells_scores = false;
+        Self { pool, in_effect, index, expectations, stale_after, metrics, timed_every, tells_scores, table }
+    }
+
+    /// The same decider, whose decisions name the scores of all endpoints if `tells` says so.
+    #[must_use]
+    pub fn telling_scores(self, tells: bool) -> Self {
+        Self { tells_scores: tells, ..self }
     }
 
     /// The same decider, which times plugins in one of so many decisions; 1 times them always.
@@ -342,6 +355,9 @@ impl Decider {
             let rows = charging.computing_rows(&decision);
             outgoing.extend(rows.flat_map(|row| in_effect.outgoing(&charging, row, read)));
             let mut decided = charge(policy, &charging, &decision);
+            if self.tells_scores {
+                decided.scores = endpoint_scores(&charging, &decision);
+            }
             // Two engines would be asked by the same body.
             decided.explanation.asks_for_report = decided.helpers.is_empty()
                 && charging.asks_for_report(&policy.prefix, decision.table_row(), read);
@@ -402,6 +418,7 @@ impl Decider {
             headers,
             label: state.label.clone(),
             deliveries: state.deliveries.clone(),
+            scores: Vec::new(),
             explanation: Explanation { considered: rows.len(), ..Explanation::default() },
         })
     }
@@ -444,7 +461,19 @@ fn charge(policy: &Policy, charging: &Charging<'_>, decision: &Decision<'_>) -> 
     let picked = decision.table_rows().map(|row| &**charging.state(row));
     let destinations = routing::destinations(handler, picked);
     let label = first.label.clone();
-    Decided { endpoints, label, charge, expectation, helpers, destinations, headers, deliveries, explanation }
+    let scores = Vec::new();
+    Decided {
+        endpoints,
+        label,
+        charge,
+        expectation,
+        helpers,
+        destinations,
+        headers,
+        deliveries,
+        scores,
+        explanation,
+    }
 }
 
 /// What plugins counted since this was last asked.

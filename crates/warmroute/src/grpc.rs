@@ -73,11 +73,20 @@ pub async fn health_server(
     Ok(router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await?)
 }
 
-/// The service over a picker with the limits that the command line sets.
-pub fn ext_proc_service<P: EndpointPicker>(picker: Arc<P>, max_body_bytes: usize) -> ExtProcService<P> {
+/// The service over a picker with the limits that the command line sets. `max_message_bytes` is what
+/// `--grpc-max-recv-msg-size` says; 0: nothing.
+pub fn ext_proc_service<P: EndpointPicker>(
+    picker: Arc<P>,
+    max_body_bytes: usize,
+    max_message_bytes: u64,
+) -> ExtProcService<P> {
     let mut config = warmroute_ext_proc::ServiceConfig::default();
     config.limits.max_body_bytes = max_body_bytes;
     // A whole body may come in one message, with headers and metadata beside it.
     config.max_message_bytes = max_body_bytes.saturating_add(1 << 20);
+    if max_message_bytes > 0 {
+        let given = usize::try_from(max_message_bytes).unwrap_or(usize::MAX);
+        config.max_message_bytes = config.max_message_bytes.min(given);
+    }
     ExtProcService::new(picker, config)
 }

@@ -35,7 +35,8 @@ pub struct PeerFlags {
     #[arg(long, value_name = "ENCODING")]
     pub zap_time_encoding: Option<String>,
 
-    /// Not available: scores are in `warmroute explain`.
+    /// Tell the gateway the score of every scored endpoint too, as metadata (envoy.lb,
+    /// x-gateway-destination-endpoint-scores).
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub emit_endpoint_scores: bool,
@@ -43,7 +44,8 @@ pub struct PeerFlags {
     /// How often the averages over the pool are made that /metrics shows; not below 50ms.
     #[arg(long, default_value = "5s", value_parser = duration, value_name = "DURATION")]
     pub refresh_prometheus_metrics_interval: Duration,
-    /// Accepted; --max-request-body-bytes bounds messages. A Kubernetes quantity, with or without a trailing B.
+    /// Largest message taken from the gateway, if that is less than --max-request-body-bytes and 1 MiB; a body in a larger
+    /// one is answered 413. A Kubernetes quantity, with or without a trailing B.
     #[arg(long, default_value = "", value_parser = quantity_bytes, value_name = "QUANTITY")]
     pub grpc_max_recv_msg_size: u64,
     /// Accepted; --max-request-body-bytes bounds messages. A Kubernetes quantity, with or without a trailing B.
@@ -170,17 +172,10 @@ impl PeerFlags {
     fn serving(&self) -> Vec<FlagRefused> {
         let encoding = self.zap_time_encoding.as_deref().unwrap_or_default();
         let encoding = if ["rfc3339", "rfc3339nano", "iso8601"].contains(&encoding) { "" } else { encoding };
-        [
-            (
-                "--emit-endpoint-scores",
-                switch(self.emit_endpoint_scores),
-                "scores aren't sent to Envoy yet; remove it and read them with `warmroute explain`",
-            ),
-            ("--zap-time-encoding", encoding, "times in the log are RFC 3339; write rfc3339"),
-        ]
-        .into_iter()
-        .filter_map(refused)
-        .collect()
+        [("--zap-time-encoding", encoding, "times in the log are RFC 3339; write rfc3339")]
+            .into_iter()
+            .filter_map(refused)
+            .collect()
     }
 
     fn metric_names(&self) -> Vec<FlagRefused> {
@@ -200,8 +195,8 @@ impl PeerFlags {
     }
 
     /// What to log about the flags that are accepted and do nothing, or less than one may expect.
-    /// `max_message_bytes` is what bounds a message here.
-    pub fn notices(&self, max_message_bytes: usize) -> Vec<FlagNotice> {
+    /// `max_body_bytes` is what bounds a body here.
+    pub fn notices(&self, max_body_bytes: usize) -> Vec<FlagNotice> {
         let mut notices = Vec::new();
         let mut say = |warns: bool, message: &str| {
             notices.push(FlagNotice { warns, message: message.to_owned() });
@@ -218,16 +213,26 @@ impl PeerFlags {
         if self.zap_stacktrace_level.is_some() {
             say(false, "there are no stack traces in the log, whatever --zap-stacktrace-level says");
         }
-        for (flag, bytes) in [
-            ("--grpc-max-recv-msg-size", self.grpc_max_recv_msg_size),
-            ("--grpc-max-send-msg-size", self.grpc_max_send_msg_size),
-        ] {
-            if bytes > 0 {
-                let message = format!(
-                    "{flag} isn't used: messages are bounded by --max-request-body-bytes, which is {max_message_bytes}"
-                );
-                say(bytes > max_message_bytes as u64, &message);
-            }
+        let (recv, limit) = (self.grpc_max_recv_msg_size, max_body_bytes as u64);
+        if recv > 0 && recv < limit {
+            say(
+                true,
+                &format!(
+                    "--grpc-max-recv-msg-size is below --max-request-body-bytes, which is {limit}: where the gateway sends a body \
+                 in one message (BUFFERED), one over {recv} bytes is answered 413"
+                ),
+            );
+        } else if recv > limit {
+            say(
+                false,
+                &format!("--grpc-max-recv-msg-size isn't reached: --max-request-body-bytes is {limit}"),
+            );
+        }
+        if self.grpc_max_send_msg_size > 0 {
+            say(
+                false,
+                "--grpc-max-send-msg-size isn't used: what is sent is what came, in chunks of 62000 bytes",
+            );
         }
         notices
     }
@@ -377,6 +382,7 @@ mod tests {
         let names: Vec<&str> = refused.flags.iter().map(|flag| flag.flag).collect();
         assert_eq!(names, ["--zap-time-encoding", "--cache-info-metric"]);
         let text = refused.to_string();
+        assert!(text.contains("--zap-time-encoding=epoch is not available: "), "{text}");
         assert!(text.contains("write rfc3339\n--cache-info-metric= is"), "{text}");
         assert!(text.contains("core-metrics-extractor"), "{text}");
     }
@@ -387,14 +393,18 @@ mod tests {
         let asked = flags(&[
             "--enable-pprof=true",
             "--health-checking",
-            "--grpc-max-recv-msg-size=2Mi",
+            "--grpc-max-recv-msg-size=512Ki",
             "--grpc-max-send-msg-size=1Mi",
         ]);
         let asked = asked.notices(1 << 20);
         let warns = asked.iter().filter(|notice| notice.warns).map(|notice| notice.message.as_str());
         let warns: Vec<&str> = warns.collect();
-        assert_eq!(warns.len(), 2, "{asked:?}");
+        assert_eq!((warns.len(), asked.len()), (2, 4), "{asked:?}");
         assert!(warns[0].contains("--enable-pprof"));
-        assert!(warns[1].contains("--grpc-max-recv-msg-size isn't used") && warns[1].contains("1048576"));
+        assert!(
+            warns[1].contains("--grpc-max-recv-msg-size is below") && warns[1].contains("over 524288 bytes")
+        );
+        let unreached = flags(&["--grpc-max-recv-msg-size=2Mi"]).notices(1 << 20);
+        assert!(!unreached[0].warns && unreached[0].message.contains("isn't reached"), "{unreached:?}");
     }
 }

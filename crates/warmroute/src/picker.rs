@@ -207,6 +207,7 @@ impl Picker {
         let lease = Lease::new(decided.charge, decided.expectation, watch.asked(streams, prompt_tokens));
         let mut picked = Picked::new(String::new(), lease.with_helpers(helpers));
         picked.destinations = decided.destinations;
+        picked.scores = decided.scores;
         picked.body = body;
         picked.set_headers = header_list(&decided.headers.request);
         picked.set_headers.extend(headers);

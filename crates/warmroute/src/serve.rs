@@ -132,6 +132,7 @@ impl Parts {
             options.metrics_staleness_threshold,
             metrics.clone(),
         );
+        let decider = decider.telling_scores(options.peer.emit_endpoint_scores);
         // Spans need the times of every decision.
         let decider = Arc::new(if telemetry.is_on() { decider.timing_every(1) } else { decider });
         let diagnosis = Diagnosis::new(pool.clone(), decider.clone(), adapters.clone(), metrics.clone());
@@ -141,7 +142,9 @@ impl Parts {
             .with_objectives(Arc::new(Objectives::try_new(&options.inference_objective)?))
             .ignoring_subsets(options.disable_endpoint_subset_filter)
             .traced(telemetry.clone());
-        let service = ext_proc_service(Arc::new(picker), options.max_request_body_bytes);
+        let (body_bytes, message_bytes) =
+            (options.max_request_body_bytes, options.peer.grpc_max_recv_msg_size);
+        let service = ext_proc_service(Arc::new(picker), body_bytes, message_bytes);
         let scraper = scraper(options, config, &metrics)?;
         let models = models_poller(options, config, &metrics, &adapters)?;
         let sources = source_finder(options, config, &metrics)?;

@@ -96,7 +96,7 @@ async fn bodies_up_to_the_limit_and_over_it(recipe: Recipe) {
     let answer = stack.gateway.send(post(&completion(LIMIT_BYTES + 1))).await;
     assert_eq!(answer.status, 413, "{}", answer.text());
     let words = format!("request body exceeds the limit of {LIMIT_BYTES} bytes");
-    assert!(answer.text().ends_with(&words), "{}", answer.text());
+    assert!(answer.text().contains(&words), "{}", answer.text());
     assert_eq!(engine.received_so_far().len(), 1);
     stack.picker.until_idle().await;
 }

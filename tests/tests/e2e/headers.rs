@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use warmroute_demo::harness::Recipe;
+use warmroute_ext_proc::ROUTING_HEADERS;
 
 use crate::fixture::{
     ExtProcClient, Picker, PickerOptions, Policy, Script, ScriptedEngine, Stack, StackOptions, bytes_body,
@@ -15,16 +16,6 @@ in_both_recipes!(
 );
 
 const DESTINATION: &str = "x-gateway-destination-endpoint";
-
-/// What a client may send to be routed, or to have the engine talk to someone.
-const ROUTING_HEADERS: [&str; 6] = [
-    DESTINATION,
-    "x-prefiller-host-port",
-    "x-encoder-hosts-ports",
-    "x-data-parallel-host-port",
-    "x-data-parallel-rank",
-    "x-kv-cache-source-host-port",
-];
 
 fn request(method: &str, path: &str, decoy: SocketAddr) -> http::request::Builder {
     let request = http::Request::builder().method(method).uri(path);

@@ -13,6 +13,7 @@ mod bodies;
 mod bursts;
 mod centralised;
 mod conformance;
+mod client_headers;
 mod disaggregation;
 mod engine_views;
 mod faults;

@@ -135,9 +135,23 @@ impl EnvoyProxy {
     /// # Errors
     /// As [`EnvoyProxy::start`].
     pub async fn start_with(tools: &Tools, name: &str, config: &EnvoyConfig) -> Result<Self, DemoError> {
+        Self::start_changed(tools, name, config, |text| text).await
+    }
+
+    /// The same with a rendered configuration that `change` has changed.
+    ///
+    /// # Errors
+    /// As [`EnvoyProxy::start`].
+    pub async fn start_changed(
+        tools: &Tools,
+        name: &str,
+        config: &EnvoyConfig,
+        change: impl FnOnce(String) -> String,
+    ) -> Result<Self, DemoError> {
         std::fs::create_dir_all(&tools.logs).map_err(DemoError::file("create", &tools.logs))?;
         let file = tools.logs.join(format!("{name}.yaml"));
-        std::fs::write(&file, config.render(&tools.root)?).map_err(DemoError::file("write", &file))?;
+        let text = change(config.render(&tools.root)?);
+        std::fs::write(&file, text).map_err(DemoError::file("write", &file))?;
         let mut command = Command::new(&tools.envoy);
         // The base id is what keeps several Envoys on one machine apart; two workers are enough for a demo.
         command.args(["--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning"]);

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response;
@@ -8,9 +9,11 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{
 };
 use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use serde_json::json;
 
 use crate::{
     CONTROL_HEADERS, DESTINATION_HEADER, DROPPED_REASON_HEADER, HeaderList, Picked, ROUTING_HEADERS, Refusal,
+    SCORES_KEY,
 };
 
 /// The namespace of dynamic metadata in which load balancers look for the destination.
@@ -57,7 +60,10 @@ impl Answer {
         set_headers.extend(
             std::mem::take(&mut picked.set_headers).into_iter().map(|(name, value)| set_header(name, value)),
         );
-        Self { mutation: HeaderMutation { set_headers, remove_headers }, metadata: metadata(destination) }
+        Self {
+            mutation: HeaderMutation { set_headers, remove_headers },
+            metadata: metadata(destination, &picked.scores),
+        }
     }
 
     pub(super) fn set(&mut self, name: &str, value: String) {
@@ -71,12 +77,16 @@ fn is_control_header(name: &str) -> bool {
     begins_so && CONTROL_HEADERS.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// `{"envoy.lb": {"x-gateway-destination-endpoint": destination}}`
-fn metadata(destination: String) -> Struct {
-    let one = |key: &str, kind: Kind| Struct {
-        fields: HashMap::from([(key.to_owned(), Value { kind: Some(kind) })]),
-    };
-    one(LB_NAMESPACE, Kind::StructValue(one(DESTINATION_HEADER, Kind::StringValue(destination))))
+/// `{"envoy.lb": {"x-gateway-destination-endpoint": destination}}`, with `"x-gateway-destination-endpoint-scores":
+/// {endpoint: score, …}` beside the destination if there are scores.
+fn metadata(destination: String, scores: &[(Arc<str>, f64)]) -> Struct {
+    let field = |key: &str, kind: Kind| (key.to_owned(), Value { kind: Some(kind) });
+    let mut fields = HashMap::from([field(DESTINATION_HEADER, Kind::StringValue(destination))]);
+    if !scores.is_empty() {
+        let scores = scores.iter().map(|(endpoint, score)| field(endpoint, Kind::NumberValue(*score)));
+        fields.extend([field(SCORES_KEY, Kind::StructValue(Struct { fields: scores.collect() }))]);
+    }
+    Struct { fields: HashMap::from([field(LB_NAMESPACE, Kind::StructValue(Struct { fields }))]) }
 }
 
 fn set_header(name: impl Into<String>, value: impl Into<Vec<u8>>) -> HeaderValueOption {
@@ -115,6 +125,17 @@ fn common(mutation: Option<Mutation>, answer: Option<Answer>) -> (CommonResponse
 pub(super) fn request_headers_reply(answer: Option<Answer>) -> ProcessingResponse {
     let (response, metadata) = common(None, answer);
     reply(Response::RequestHeaders(HeadersResponse { response: Some(response) }), metadata)
+}
+
+/// The reply to request headers before the pick: nothing but the client's own routing headers goes.
+pub(super) fn stripping_reply(headers: Option<&HeaderList>) -> ProcessingResponse {
+    let is_sent = |name: &&str| headers.is_some_and(|headers| headers.contains(name));
+    let sent = ROUTING_HEADERS.into_iter().filter(is_sent);
+    let remove_headers: Vec<String> = sent.map(str::to_owned).collect();
+    let header_mutation =
+        (!remove_headers.is_empty()).then(|| HeaderMutation { set_headers: Vec::new(), remove_headers });
+    let response = CommonResponse { header_mutation, ..CommonResponse::default() };
+    reply(Response::RequestHeaders(HeadersResponse { response: Some(response) }), None)
 }
 
 /// The reply to one body message: unchanged (`None`) or mutated.
@@ -160,15 +181,26 @@ pub(super) fn refusal_reply(refusal: &Refusal) -> ProcessingResponse {
         .ok()
         .filter(|code| *code != StatusCode::Empty)
         .unwrap_or(StatusCode::InternalServerError);
-    let headers = refusal.reason.map(|reason| HeaderMutation {
-        set_headers: vec![set_header(DROPPED_REASON_HEADER, reason)],
-        remove_headers: Vec::new(),
-    });
+    let reason = refusal.reason.map(|reason| set_header(DROPPED_REASON_HEADER, reason));
+    let content_type = refusal.openai_code.map(|_| set_header("content-type", "application/json"));
+    let set_headers: Vec<_> = reason.into_iter().chain(content_type).collect();
+    let headers =
+        (!set_headers.is_empty()).then(|| HeaderMutation { set_headers, remove_headers: Vec::new() });
+    let body = match refusal.openai_code {
+        Some(code) => openai_error(&refusal.message, code),
+        None => format!("inference error: {} - {}", refusal.code, refusal.message),
+    };
     let response = ImmediateResponse {
         status: Some(HttpStatus { code: code.into() }),
         headers,
-        body: format!("inference error: {} - {}", refusal.code, refusal.message).into_bytes(),
+        body: body.into_bytes(),
         ..ImmediateResponse::default()
     };
     reply(Response::ImmediateResponse(response), None)
+}
+
+/// An error as OpenAI's API gives it (`openapi.yaml`, `ErrorResponse`).
+fn openai_error(message: &str, code: &str) -> String {
+    let error = json!({"message": message, "type": "invalid_request_error", "param": null, "code": code});
+    json!({"error": error}).to_string()
 }

@@ -5,10 +5,10 @@ use bytes::Bytes;
 use envoy_types::pb::envoy::service::ext_proc::v3::{HttpBody, HttpHeaders, body_mutation::Mutation};
 use uuid::Uuid;
 
-use super::answer::{Answer, Direction, body_reply, request_headers_reply, trailers_reply};
+use super::answer::{Answer, Direction, body_reply, request_headers_reply, stripping_reply, trailers_reply};
 use super::outbox::{Echo, Outgoing};
 use super::response_side::mirrored;
-use super::{Command, Stream};
+use super::{Command, Stream, StreamLimits};
 use crate::{BodyMode, HeaderList, HttpRequest, Picked, Refusal, RequestBody, StreamLease, Violation};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +102,10 @@ impl<L: StreamLease> Stream<L> {
             return self.violation(Violation::UnexpectedRequestHeaders);
         }
         let headers = HeaderList::from_proto(message.headers);
+        if let Some(refusal) = self.refusal_by_headers(&headers) {
+            self.request.headers = Some(Arc::default());
+            return self.refuse(&refusal);
+        }
         self.note_request_id(headers.get_str("x-request-id"));
         self.request.headers = Some(Arc::new(headers));
         self.request.headers_owed = true;
@@ -115,7 +119,9 @@ impl<L: StreamLease> Stream<L> {
             BodyMode::FullDuplex => {}
             BodyMode::Buffered | BodyMode::BufferedPartial => {
                 self.request.headers_owed = false;
-                self.outbox.send(request_headers_reply(None));
+                // Now already: should the stream fail before the pick, a gateway that fails open must not follow them.
+                let reply = stripping_reply(self.request.headers.as_deref());
+                self.outbox.send(reply);
             }
             BodyMode::None | BodyMode::Streamed | BodyMode::Grpc | BodyMode::Unknown => {
                 self.start_pick(ReplyAt::Headers, false);
@@ -199,12 +205,27 @@ impl<L: StreamLease> Stream<L> {
     fn charge_body(&mut self, bytes: usize) -> bool {
         self.tally.request_body_bytes += bytes as u64;
         self.request.body_bytes = self.request.body_bytes.saturating_add(bytes);
-        let fits = self.request.body_bytes <= self.limits.max_body_bytes
-            && self.request.chunks.len() + self.request.parked.len() < self.limits.max_body_chunks;
-        if !fits {
-            self.refuse(&Refusal::body_too_large(self.limits.max_body_bytes));
+        let StreamLimits { max_body_bytes, max_body_chunks, .. } = self.limits;
+        if self.request.body_bytes > max_body_bytes {
+            self.refuse(&Refusal::body_too_large(max_body_bytes));
+            return false;
         }
-        fits
+        if self.request.chunks.len() + self.request.parked.len() >= max_body_chunks {
+            self.refuse(&Refusal::too_many_chunks(max_body_chunks));
+            return false;
+        }
+        true
+    }
+
+    /// What the headers alone say is too large. A body that announces its length isn't waited for.
+    fn refusal_by_headers(&self, headers: &HeaderList) -> Option<Refusal> {
+        let StreamLimits { max_body_bytes, max_headers, max_header_bytes, .. } = self.limits;
+        if headers.len() > max_headers || headers.len_bytes() > max_header_bytes {
+            return Some(Refusal::headers_too_large(max_headers, max_header_bytes));
+        }
+        let announced: Option<u64> = headers.get_str("content-length").and_then(|length| length.parse().ok());
+        let is_too_large = announced.is_some_and(|bytes| bytes > max_body_bytes as u64);
+        is_too_large.then(|| Refusal::body_too_large(max_body_bytes))
     }
 
     /// A body message that the pick doesn't wait for.

@@ -425,24 +425,120 @@ fn a_rewritten_body_brings_its_length() {
 
 #[test]
 fn too_large_bodies_are_refused() {
-    let limits = StreamLimits { max_body_bytes: 10, max_body_chunks: 4 };
+    let limits = StreamLimits { max_body_bytes: 10, max_body_chunks: 4, ..StreamLimits::default() };
     for mode in [DUPLEX, BUFFERED] {
         let mut bench = Bench::limited(mode, NONE, limits);
         bench.headers(false);
         bench.body("01234567890", false);
         let sent = bench.sent();
-        let want = "413 inference error: PayloadTooLarge - request body exceeds the limit of 10 bytes";
-        assert_eq!(sent[sent.len() - 2..], [want, "CLOSE GatewayClosed"], "mode {mode}");
+        let [.., refusal, close] = sent.as_slice() else { panic!("{sent:?}") };
+        let body =
+            refusal.strip_prefix("413 ").unwrap().strip_suffix(" [content-type: application/json]").unwrap();
+        let message = "request body exceeds the limit of 10 bytes, which --max-request-body-bytes of the endpoint picker sets";
+        let error = serde_json::json!({"message": message, "type": "invalid_request_error", "param": null,
+            "code": "request_too_large"});
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(body).unwrap(),
+            serde_json::json!({"error": error})
+        );
+        assert_eq!(close, "CLOSE GatewayClosed", "mode {mode}");
         assert_eq!(bench.stream.tally().refusal, Some((413, None)));
     }
     let mut bench = Bench::limited(DUPLEX, DUPLEX, limits);
     bench.headers(false);
     (0..5).for_each(|_| bench.body("1", false));
-    assert!(bench.sent()[0].starts_with("413"), "too many chunks");
-    let mut bench = Bench::new(DUPLEX, DUPLEX);
-    bench.headers(false);
-    bench.stream.on_unreadable(true);
-    assert!(bench.sent()[0].starts_with("413"), "a message above the gRPC limit");
+    assert!(bench.sent()[0].contains("came in over 4 chunks"), "too many chunks");
+    for (limit, words) in
+        [(11, "--max-request-body-bytes"), (10, "10 bytes in one message, which --grpc-max-recv-msg-size")]
+    {
+        let mut bench = Bench::limited(DUPLEX, DUPLEX, limits);
+        bench.headers(false);
+        bench.stream.on_unreadable(Some(limit));
+        let sent = bench.sent();
+        assert!(sent[0].starts_with("413") && sent[0].contains(words), "{sent:?}");
+    }
+}
+
+#[test]
+fn a_body_that_announces_too_much_is_not_waited_for() {
+    let limits = StreamLimits { max_body_bytes: 10, ..StreamLimits::default() };
+    for mode in [DUPLEX, BUFFERED, PARTIAL, STREAMED, NONE, GRPC, FUTURE_MODE] {
+        let length = |length: &str| {
+            let mut bench = Bench::limited(mode, NONE, limits);
+            bench.feed(Some(Request::RequestHeaders(headers(&[("content-length", length)], false))), None);
+            bench.sent()
+        };
+        let refused = length("11");
+        assert!(refused[0].starts_with("413") && refused[1] == "CLOSE GatewayClosed", "{mode}: {refused:?}");
+        for taken in ["10", "many", "-1"] {
+            assert!(!length(taken).iter().any(|line| line.starts_with("413")), "{mode}: {taken}");
+        }
+    }
+}
+
+#[test]
+fn too_many_or_too_large_headers_get_431() {
+    let limits = StreamLimits { max_headers: 3, max_header_bytes: 20, ..StreamLimits::default() };
+    let with = |pairs: &[(&str, &str)]| {
+        let mut bench = Bench::limited(BUFFERED, NONE, limits);
+        bench.feed(Some(Request::RequestHeaders(headers(pairs, false))), None);
+        bench.sent()
+    };
+    assert_eq!(with(&[("a", "1"), ("b", "2"), ("c", &"3".repeat(15))]), ["headers"]);
+    for pairs in [&[("a", "1"); 4][..], &[("a", &*"1".repeat(20))]] {
+        let sent = with(pairs);
+        let words = "request headers exceed the endpoint picker's limit of 3 headers or 20 bytes";
+        assert!(sent[0].starts_with("431") && sent[0].contains(words), "{sent:?}");
+        assert_eq!(sent[1], "CLOSE GatewayClosed");
+    }
+}
+
+/// A gateway that fails open would follow them if the stream broke before the pick, and after a request of headers and
+/// trailers, whose destination can only be told as metadata.
+#[test]
+fn where_headers_are_answered_early_the_clients_routing_headers_go_at_once() {
+    for mode in [BUFFERED, PARTIAL] {
+        let mut bench = Bench::new(mode, NONE);
+        let sent =
+            [("X-Gateway-Destination-Endpoint", "192.0.2.1:1"), ("x-prefiller-url", "b"), ("x-other", "c")];
+        bench.feed(Some(Request::RequestHeaders(headers(&sent, false))), None);
+        let Some(Action::Send(ProcessingResponse {
+            response: Some(Response::RequestHeaders(reply)), ..
+        })) = bench.actions().pop()
+        else {
+            panic!("no reply")
+        };
+        let common = reply.response.unwrap();
+        let mutation = common.header_mutation.unwrap();
+        assert_eq!(mutation.remove_headers, ["x-gateway-destination-endpoint", "x-prefiller-url"]);
+        assert!(mutation.set_headers.is_empty() && !common.clear_route_cache);
+        bench.trailers();
+        bench.sent();
+        bench.pick();
+        assert_eq!(bench.sent(), ["trailers to 10.0.0.1:8000"]);
+    }
+}
+
+#[test]
+fn scores_are_told_as_metadata_beside_the_destination() {
+    let mut bench = Bench::new(NONE, NONE);
+    bench.headers(true);
+    bench.sent();
+    let mut picked = bench.picked();
+    picked.scores = vec![("10.0.0.1:8000".into(), 1.5), ("[fd00::1]:8000".into(), 0.0)];
+    bench.stream.on_pick(Ok(picked));
+    let Some(Action::Send(message)) = bench.actions().into_iter().next() else { panic!("no reply") };
+    assert_eq!(destination_of(&message).as_deref(), Some("10.0.0.1:8000"));
+    let Some(Kind::StructValue(lb)) = &message.dynamic_metadata.unwrap().fields["envoy.lb"].kind else {
+        panic!()
+    };
+    let Some(Kind::StructValue(scores)) = &lb.fields["x-gateway-destination-endpoint-scores"].kind else {
+        panic!()
+    };
+    let score = |endpoint: &str| scores.fields[endpoint].kind.clone();
+    assert_eq!(score("10.0.0.1:8000"), Some(Kind::NumberValue(1.5)));
+    assert_eq!(score("[fd00::1]:8000"), Some(Kind::NumberValue(0.0)));
+    assert_eq!(scores.fields.len(), 2);
 }
 
 #[test]
@@ -777,13 +873,13 @@ fn inner_failures_end_with_ok_only_where_that_harms_nobody() {
 fn unreadable_messages() {
     let mut bench = Bench::new(DUPLEX, DUPLEX);
     bench.headers(false);
-    bench.stream.on_unreadable(false);
+    bench.stream.on_unreadable(None);
     assert!(bench.sent()[0].starts_with("400"));
     let mut bench = Bench::new(NONE, NONE);
     bench.headers(true);
     bench.sent();
     bench.pick();
-    bench.stream.on_unreadable(false);
+    bench.stream.on_unreadable(None);
     assert_eq!(bench.sent(), [TO, "CLOSE Unreadable"]);
 }
 

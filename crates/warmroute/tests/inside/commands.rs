@@ -376,7 +376,7 @@ const PEER_FLAGS: &[(&str, Option<&str>)] = &[
     ("--endpoint-target-ports=8000,8001", None),
     ("--endpoint-target-ports=", None),
     ("--disable-endpoint-subset-filter=true", None),
-    ("--emit-endpoint-scores=false", Some("--emit-endpoint-scores=true")),
+    ("--emit-endpoint-scores=true", None),
     ("--refresh-metrics-interval=50ms", None),
     ("--refresh-prometheus-metrics-interval=10s", None),
     ("--metrics-staleness-threshold=2s", None),

@@ -26,6 +26,36 @@ fn every_policy_of_the_demo_loads_without_a_notice() {
     assert!(loaded >= 3);
 }
 
+/// Files that tell an Envoy what to remove before its filters run; with the picker away nothing else does.
+fn early_mutations() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join("deploy"), root().join("charts")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if std::fs::read_to_string(&path).is_ok_and(|text| text.contains("HeaderMutation\n")) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_envoy_recipe_removes_every_routing_header_before_its_filters() {
+    let recipes = early_mutations();
+    assert!(recipes.len() >= 3, "{recipes:?}");
+    for recipe in recipes {
+        let text = std::fs::read_to_string(&recipe).unwrap();
+        for name in warmroute_ext_proc::ROUTING_HEADERS {
+            let removes = |line: &str| line.trim_end_matches('}').ends_with(&format!("remove: {name}"));
+            assert!(text.lines().any(removes), "{} doesn't remove {name}", recipe.display());
+        }
+    }
+}
+
 #[test]
 fn a_scorer_crate_depends_on_little() {
     let manifest = std::fs::read_to_string(root().join("crates/plugin/Cargo.toml")).unwrap();
