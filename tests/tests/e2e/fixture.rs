@@ -1,5 +1,6 @@
 //! What the tests are made of: engines, a picker, Envoy, and clients of each.
 
+mod authority;
 mod client;
 mod ext_proc_client;
 mod picker;
@@ -16,6 +17,7 @@ use warmroute_demo::DemoError;
 use warmroute_demo::harness::Tools;
 use warmroute_tokenize::ModelTokenizer;
 
+pub(crate) use authority::Authority;
 pub(crate) use client::{Answer, Client, bytes_body, chunked_body};
 pub(crate) use ext_proc_client::ExtProcClient;
 pub(crate) use picker::{Picker, PickerOptions, Policy, Status};

@@ -22,6 +22,7 @@ mod golden;
 mod golden_ranks;
 mod headers;
 mod health;
+mod metrics_port;
 mod prefix_routing;
 mod ranks;
 mod refusals;

@@ -139,7 +139,7 @@ impl Fixture {
             stale_after,
             metrics.clone(),
         );
-        let decider = Arc::new(decider.timing_every(1));
+        let decider = Arc::new(decider.timing_every(1).telling_scores(true));
         let reader =
             PromptReader::with_source(tokens, Arc::new(AdapterNames::default()), 2, Duration::from_secs(5));
         let objectives = ["batch=-1", "chat=3"].map(|text| objective_arg(text).unwrap());

@@ -48,6 +48,25 @@ async fn a_burst_of_one_new_prompt_stays_together() {
 }
 
 #[tokio::test]
+async fn the_scores_of_all_scored_endpoints_are_told() {
+    let mut fixture = Fixture::new(PREFIX_ONLY, 3);
+    let prompt: Vec<u32> = (0..100).collect();
+    fixture.announce(2, &prompt[..64]);
+    fixture.announce(1, &prompt[..32]);
+    let picked = fixture.picker.pick(completion(&prompt)).await.unwrap();
+    let receipt = fixture.receipts.find("last").unwrap();
+    let mut shown: Vec<(String, f64)> =
+        receipt.candidates.iter().map(|line| (line.endpoint.to_string(), line.total)).collect();
+    shown.sort_by(|one, other| one.1.total_cmp(&other.1));
+    let told: Vec<(String, f64)> =
+        picked.scores.iter().map(|(endpoint, score)| (endpoint.to_string(), *score)).collect();
+    assert_eq!(told, shown);
+    assert_eq!(told.last().unwrap().0, fixture.address(2));
+    let by_load = fixture.picker.pick_by_load(completion(&prompt)).await.unwrap();
+    assert!(by_load.scores.is_empty(), "nothing was scored");
+}
+
+#[tokio::test]
 async fn the_engine_that_holds_the_prefix_is_picked_and_the_receipt_says_why() {
     let mut fixture = Fixture::new(PREFIX_ONLY, 4);
     let prompt: Vec<u32> = (0..100).collect();
