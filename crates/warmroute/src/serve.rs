@@ -22,9 +22,8 @@ use crate::decision::Decider;
 use crate::delivered::{DIAGNOSIS_INTERVAL, Diagnosis};
 use crate::discovery::{Discovery, EndpointList, EndpointPublisher, Followers};
 use crate::engine_events::{EngineEvents, EventListener, Expectations, SourceFinder, WITHDRAW_INTERVAL};
-use crate::grpc::{ext_proc_server, ext_proc_service, health_server, listen};
+use crate::grpc::{ext_proc_server, health_server, listen};
 use crate::metrics::{Metrics, PluginLabels};
-use crate::objectives::Objectives;
 use crate::picker::Picker;
 use crate::policy::Policy;
 use crate::pool::{DataParallel, Pool};
@@ -40,7 +39,7 @@ use access::Access;
 use cluster::Cluster;
 use electing::election;
 use from_config::{
-    event_settings, models_poller, prompt_reader, scraper, shown_metrics, source_finder, telemetry,
+    event_settings, models_poller, prompt_reader, scraper, service, shown_metrics, source_finder, telemetry,
 };
 use stopping::stop_when_told;
 
@@ -138,13 +137,9 @@ impl Parts {
         let diagnosis = Diagnosis::new(pool.clone(), decider.clone(), adapters.clone(), metrics.clone());
         let reader = prompt_reader(options, tokens, &adapters);
         let receipts = Arc::new(ReceiptRing::new(options.decisions_kept));
-        let picker = Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone())
-            .with_objectives(Arc::new(Objectives::try_new(&options.inference_objective)?))
-            .ignoring_subsets(options.disable_endpoint_subset_filter)
-            .traced(telemetry.clone());
-        let (body_bytes, message_bytes) =
-            (options.max_request_body_bytes, options.peer.grpc_max_recv_msg_size);
-        let service = ext_proc_service(Arc::new(picker), body_bytes, message_bytes);
+        let picker =
+            Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone()).traced(telemetry.clone());
+        let service = service(options, picker)?;
         let scraper = scraper(options, config, &metrics)?;
         let models = models_poller(options, config, &metrics, &adapters)?;
         let sources = source_finder(options, config, &metrics)?;

@@ -4,10 +4,14 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use warmroute_config::{CheckedConfig, HttpSourceSpec};
+use warmroute_ext_proc::ExtProcService;
 
 use crate::cli::ServeOptions;
 use crate::engine_events::{EventSettings, GivenPorts, SourceFinder};
+use crate::grpc::ext_proc_service;
 use crate::metrics::{Metrics, MetricsOptions};
+use crate::objectives::Objectives;
+use crate::picker::Picker;
 use crate::prompt::{AdapterNames, PromptReader, TokenSource};
 use crate::scrape::{Extractor, HttpSource, MODELS_INTERVAL, ModelsPoller, Scraper};
 use crate::telemetry::{Telemetry, TraceExporter, TraceSettings};
@@ -122,4 +126,13 @@ pub(super) fn models_poller(
     let source = HttpSource::try_new(&spec).with_context(|| spec.name.clone())?;
     let poller = ModelsPoller::new(source, MODELS_INTERVAL, metrics.clone());
     Ok(Some(poller.telling(adapters.clone()).names_only()))
+}
+
+/// The ext-proc service over a picker, which heeds what the options say of requests.
+pub(super) fn service(options: &ServeOptions, picker: Picker) -> anyhow::Result<ExtProcService<Picker>> {
+    let picker = picker
+        .with_objectives(Arc::new(Objectives::try_new(&options.inference_objective)?))
+        .ignoring_subsets(options.disable_endpoint_subset_filter);
+    let message_bytes = options.peer.grpc_max_recv_msg_size;
+    Ok(ext_proc_service(Arc::new(picker), options.max_request_body_bytes, message_bytes))
 }

@@ -49,7 +49,7 @@ async fn a_burst_of_one_new_prompt_stays_together() {
 
 #[tokio::test]
 async fn the_scores_of_all_scored_endpoints_are_told() {
-    let mut fixture = Fixture::new(PREFIX_ONLY, 3);
+    let fixture = Fixture::new(PREFIX_ONLY, 3);
     let prompt: Vec<u32> = (0..100).collect();
     fixture.announce(2, &prompt[..64]);
     fixture.announce(1, &prompt[..32]);
