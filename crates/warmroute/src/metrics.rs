@@ -15,6 +15,7 @@ mod loss_collector;
 mod maker;
 mod pool_collector;
 mod pool_metrics;
+mod process_collector;
 mod replica_metrics;
 mod request_metrics;
 mod scheduling_metrics;
@@ -44,6 +45,7 @@ use delivery_collector::DeliveryCollector;
 use loss_collector::LossCollector;
 use maker::Maker;
 use pool_collector::PoolCollector;
+use process_collector::ProcessCollector;
 
 /// All metrics of one picker. Nothing is global: a process may hold several.
 #[derive(Debug)]
@@ -108,6 +110,7 @@ impl Metrics {
             ("build_ref", env!("CARGO_PKG_VERSION")),
         ];
         make.info("llm_d_epp_info", "This build.", &build)?;
+        make.registry.register(Box::new(ProcessCollector::try_new()?))?;
         Ok(Self {
             options,
             requests: RequestMetrics::try_new(&make)?,
@@ -156,6 +159,7 @@ impl Metrics {
         own.chain(pool_collector::NAMES)
             .chain(delivery_collector::names())
             .chain(loss_collector::NAMES)
+            .chain(process_collector::names())
             .collect()
     }
 

@@ -17,7 +17,7 @@ fn operations() -> String {
 
 /// The names in the first cells of the page's tables, labels left out, with the text of their rows.
 fn documented(page: &str) -> Vec<(String, &str)> {
-    const PREFIXES: [&str; 3] = ["| `llm_d_epp_", "| `warmroute_", "| `leader_election_"];
+    const PREFIXES: [&str; 4] = ["| `llm_d_epp_", "| `warmroute_", "| `leader_election_", "| `process_"];
     let rows = page.lines().filter(|line| PREFIXES.iter().any(|prefix| line.starts_with(prefix)));
     rows.flat_map(|row| {
         let cell = row.split('|').nth(1).unwrap_or_default();
