@@ -45,6 +45,19 @@ test-kube: setup-kube ## Pickers with the chart's rights beside a real API serve
 # A workspace of its own, because Dynamo's crate pins an older tokio.
 DYNAMO_BUILD = --manifest-path benches/dynamo/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)/dynamo
 
+# Not part of `make test`: it takes two minutes of load and needs Prometheus.
+OBSERVABILITY = $(or $(CARGO_TARGET_DIR),target)/debug/observability
+
+.PHONY: test-observability
+test-observability: setup ## Every expression of dashboards and alerts, asked of a real Prometheus that scrapes pickers.
+	deploy/setup/prometheus.sh
+	$(CARGO) build --locked -p warmroute-tests -p warmroute-engine-sim --bins
+	@$(OBSERVABILITY) test
+
+.PHONY: dashboards
+dashboards: ## Writes the dashboards of deploy/observability, and a table of the docs, from their sources.
+	$(CARGO) run --locked -p warmroute-tests --bin observability -- make
+
 .PHONY: lint
 lint: ## Formatting, clippy and rustdoc with warnings as errors, shell scripts.
 	$(CARGO) fmt --all --check

@@ -17,7 +17,11 @@ const SHOWN: [(&str, &str, MetricType); 7] = [
     ("process_cpu_seconds_total", "User and system CPU time spent, in seconds.", MetricType::COUNTER),
     ("process_resident_memory_bytes", "Resident memory size in bytes.", MetricType::GAUGE),
     ("process_virtual_memory_bytes", "Virtual memory size in bytes.", MetricType::GAUGE),
-    ("process_start_time_seconds", "Start of the process, in seconds since the Unix epoch.", MetricType::GAUGE),
+    (
+        "process_start_time_seconds",
+        "Start of the process, in seconds since the Unix epoch.",
+        MetricType::GAUGE,
+    ),
     ("process_threads", "Threads of the process.", MetricType::GAUGE),
     ("process_open_fds", "Open file descriptors.", MetricType::GAUGE),
     ("process_max_fds", "Greatest number of open file descriptors.", MetricType::GAUGE),
