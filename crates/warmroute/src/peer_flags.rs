@@ -264,10 +264,6 @@ impl PeerFlags {
     }
 }
 
-fn switch(on: bool) -> &'static str {
-    if on { "true" } else { "" }
-}
-
 /// An empty value is the default.
 fn refused((flag, value, why): (&'static str, &str, &'static str)) -> Option<FlagRefused> {
     (!value.is_empty()).then(|| FlagRefused { flag, value: value.to_owned(), why })
