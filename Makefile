@@ -39,6 +39,7 @@ setup-kube: setup ## A Kubernetes API server with etcd (built once, seven minute
 
 .PHONY: test-kube
 test-kube: setup-kube ## Pickers with the chart's rights beside a real API server and Envoy, while pods and pickers come and go.
+	$(MAKE) --no-print-directory charts
 	$(CARGO) build --locked --profile $(PROFILE) -p warmroute-tests --bins
 	@$(CARGO) run --quiet --locked --profile $(PROFILE) -p warmroute-tests --bin kube-truth -- --kube "$$(deploy/setup/kube.sh)" $(KUBE_ARGS)
 
@@ -58,10 +59,21 @@ test-observability: setup ## Every expression of dashboards and alerts, asked of
 dashboards: ## Writes the dashboards of deploy/observability, and a table of the docs, from their sources.
 	$(CARGO) run --locked -p warmroute-tests --bin observability -- make
 
+.PHONY: manifests
+manifests: ## Renders deploy/kubernetes from the chart; needs helm.
+	deploy/kubernetes/render.sh
+
+# With helm, which `make test-kube` sets up. What needs none of it is in `make test`.
+.PHONY: charts
+charts: target/tools/envoy/.complete ## The chart: linted, rendered in every way, and held against rules; needs helm.
+	deploy/kubernetes/render.sh --check
+	$(CARGO) clippy --locked -p warmroute-tests --features helm --test manifests -- -D warnings
+	$(CARGO) test --locked -p warmroute-tests --features helm --test manifests
+
 .PHONY: lint
 lint: ## Formatting, clippy and rustdoc with warnings as errors, shell scripts.
 	$(CARGO) fmt --all --check
-	for script in deploy/setup/*.sh tests/fuzz/run.sh .ci/run; do sh -n $$script || exit 1; done
+	for script in deploy/setup/*.sh deploy/kubernetes/*.sh tests/fuzz/run.sh .ci/run; do sh -n $$script || exit 1; done
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) fmt --manifest-path benches/dynamo/Cargo.toml --check
 	$(CARGO) clippy --locked $(DYNAMO_BUILD) --all-targets -- -D warnings

@@ -154,7 +154,8 @@ volumeMounts:
 {{- end -}}
 
 {{/* Whether the process runs is asked apart from whether it can serve: a pool that isn't there yet, or an API server
-that doesn't answer, is no reason to start it again. */}}
+that doesn't answer, is no reason to start it again. Without an election every health service says whether it can
+serve, so the port itself is asked. */}}
 {{- define "warmroute.probes" }}
 {{- $epp := .Values.router.epp }}
 {{- $settings := include "warmroute.settings" . | fromYaml }}
@@ -167,7 +168,7 @@ livenessProbe:
   {{- if $settings.election }}
   grpc: {port: {{ $epp.grpcHealthPort }}, service: liveness}
   {{- else }}
-  httpGet: {path: /healthz, port: metrics{{ if $settings.metricsTls }}, scheme: HTTPS{{ end }}}
+  tcpSocket: {port: grpc-health}
   {{- end }}
   initialDelaySeconds: 5
   periodSeconds: 10
