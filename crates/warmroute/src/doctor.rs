@@ -1,5 +1,6 @@
 //! `warmroute doctor`: asks a running picker what it knows of its engines, and what is wrong.
 
+mod cluster_lines;
 mod loss_table;
 
 use std::fmt::Write;
@@ -11,6 +12,7 @@ use serde_json::Value;
 
 use crate::cli::DoctorOptions;
 use crate::delivered::{CounterVerdict, Finding, LossReport};
+use crate::kubernetes::KubernetesReport;
 use loss_table::LossTable;
 
 /// What a picker said, as far as the doctor looks at it.
@@ -21,6 +23,9 @@ pub struct Examination {
     /// Where cached tokens are lost.
     #[serde(default)]
     pub loss: LossReport,
+    /// What is known of the cluster that the endpoints come from, if they come from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesReport>,
     /// The endpoints as the status page shows them.
     pub endpoints: Vec<Value>,
 }
@@ -39,9 +44,10 @@ pub async fn examine(options: &DoctorOptions) -> anyhow::Result<Examination> {
 }
 
 impl Examination {
-    /// 1 if there are findings.
+    /// 1 if there are findings, or something is wrong with what the cluster tells.
     pub fn exit_code(&self) -> ExitCode {
-        if self.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        let is_cluster_fine = !self.kubernetes.as_ref().is_some_and(cluster_lines::has_problem);
+        if self.findings.is_empty() && is_cluster_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     /// Everything as JSON.
@@ -52,9 +58,9 @@ impl Examination {
         Ok(format!("{}\n", serde_json::to_string_pretty(self)?))
     }
 
-    /// Everything in words: each engine, where cached tokens are lost, then the findings.
+    /// Everything in words: the cluster, each engine, where cached tokens are lost, then the findings.
     pub fn text(&self) -> String {
-        let mut text = String::new();
+        let mut text = self.kubernetes.as_ref().map(cluster_lines::text).unwrap_or_default();
         self.endpoints.iter().for_each(|endpoint| endpoint_lines(&mut text, endpoint));
         let compares =
             |endpoint: &Value| list(endpoint, "deliveries").iter().any(|model| count(model, "requests") > 0);
@@ -205,6 +211,7 @@ mod tests {
         Examination {
             findings: Vec::new(),
             loss: LossReport::default(),
+            kubernetes: None,
             endpoints: vec![endpoint(deliveries)],
         }
     }

@@ -40,7 +40,11 @@ pub fn describe(receipt: &Receipt) -> String {
     line(&mut text, format_args!("decision {} (request {}): {pick}", receipt.id, receipt.request_id));
     request_line(&mut text, receipt);
     if !receipt.target_model.is_empty() {
-        line(&mut text, format_args!("  the engine is asked for model {:?}", receipt.target_model));
+        let by = match receipt.model_rewrite.as_str() {
+            "" => "a header".to_owned(),
+            rewrite => format!("InferenceModelRewrite {rewrite}"),
+        };
+        line(&mut text, format_args!("  the engine is asked for model {:?}, by {by}", receipt.target_model));
     }
     if !receipt.objective.is_empty() || receipt.priority != 0 {
         line(&mut text, format_args!("  objective {:?}: priority {}", receipt.objective, receipt.priority));

@@ -2,13 +2,18 @@
 
 mod api_problem;
 mod api_status;
+mod followed;
+mod inference_objective;
 mod inference_pool;
 mod kubernetes_flags;
 mod label_selector;
+mod model_rewrite;
 mod object_set;
 mod object_watch;
 mod pods;
 mod pool_discovery;
+mod pool_reference;
+mod pool_rules;
 mod pool_source;
 
 use std::path::Path;
@@ -23,11 +28,14 @@ pub use kubernetes_flags::KubernetesFlags;
 pub use label_selector::SelectorError;
 pub use object_watch::Pace;
 pub use pool_discovery::PoolDiscovery;
+pub use pool_rules::PoolRules;
 pub use pool_source::{PoolMembers, PoolSource, PoolSourceError};
 
 /// API group of InferencePools, version v1.
 pub const POOL_GROUP: &str = "inference.networking.k8s.io";
-/// API group of what isn't v1 yet, and of older InferencePools, version v1alpha2.
+/// API group of InferenceObjectives and InferenceModelRewrites, version v1alpha2.
+pub const RULES_GROUP: &str = "llm-d.ai";
+/// Older API group of the same, and of InferencePools, version v1alpha2.
 pub const ALPHA_GROUP: &str = "inference.networking.x-k8s.io";
 
 /// Longest wait for a connection to the API server.

@@ -41,6 +41,7 @@ pub mod kubernetes;
 pub mod lease;
 pub mod metrics;
 pub mod metrics_auth;
+pub mod model_rewrites;
 pub mod objectives;
 pub mod open_event_ports;
 pub mod peer_flags;

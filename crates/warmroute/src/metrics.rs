@@ -18,6 +18,7 @@ mod pool_metrics;
 mod process_collector;
 mod replica_metrics;
 mod request_metrics;
+mod rewrite_metrics;
 mod scheduling_metrics;
 mod stream_metrics;
 mod tls_metrics;
@@ -34,6 +35,7 @@ pub(crate) use pool_collector::namespace_and_name;
 pub use pool_metrics::PoolMetrics;
 pub use replica_metrics::ReplicaMetrics;
 pub use request_metrics::{DEFAULT_FAIRNESS_ID, RequestFigure, RequestMetrics, RequestSeries};
+pub use rewrite_metrics::RewriteMetrics;
 pub use scheduling_metrics::{
     EndpointLabels, ExtensionPoint, PluginLabels, PrefixPrediction, SchedulingMetrics,
 };
@@ -57,6 +59,8 @@ pub struct Metrics {
     pub requests: RequestMetrics,
     /// Of admission.
     pub admission: AdmissionMetrics,
+    /// Of rules that ask for another model.
+    pub rewrites: RewriteMetrics,
     /// Of scheduling.
     pub scheduling: SchedulingMetrics,
     /// Of the pool and its scraping.
@@ -115,6 +119,7 @@ impl Metrics {
             options,
             requests: RequestMetrics::try_new(&make)?,
             admission: AdmissionMetrics::try_new(&make)?,
+            rewrites: RewriteMetrics::try_new(&make)?,
             scheduling: SchedulingMetrics::try_new(&make)?,
             pool: PoolMetrics::try_new(&make)?,
             kubernetes: KubernetesMetrics::try_new(&make)?,

@@ -5,9 +5,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-/// Priorities by the name of an objective. Readers never wait; whoever knows better replaces the whole.
+/// Priorities by the name of an objective. Readers never wait; whoever knows better replaces the whole. Those of the
+/// command line count before others of the same name.
 #[derive(Debug, Default)]
-pub struct Objectives(ArcSwap<HashMap<Arc<str>, i32>>);
+pub struct Objectives {
+    given: HashMap<Arc<str>, i32>,
+    all: ArcSwap<HashMap<Arc<str>, i32>>,
+}
 
 /// An objective that is given on the command line as `NAME=PRIORITY`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,17 +42,18 @@ impl Objectives {
                 return Err(DuplicateObjective { name: name.clone() });
             }
         }
-        Ok(Self(ArcSwap::from_pointee(priorities)))
+        Ok(Self { all: ArcSwap::from_pointee(priorities.clone()), given: priorities })
     }
 
     /// The priority of an objective; `None` if there is no such objective.
     pub fn priority_of(&self, name: &str) -> Option<i32> {
-        self.0.load().get(name).copied()
+        self.all.load().get(name).copied()
     }
 
-    /// Replaces all objectives.
-    pub fn replace(&self, priorities: HashMap<Arc<str>, i32>) {
-        self.0.store(Arc::new(priorities));
+    /// Replaces all objectives but those of the command line.
+    pub fn replace(&self, mut priorities: HashMap<Arc<str>, i32>) {
+        priorities.extend(self.given.iter().map(|(name, priority)| (name.clone(), *priority)));
+        self.all.store(Arc::new(priorities));
     }
 }
 
@@ -74,8 +79,10 @@ mod tests {
         assert_eq!(objectives.priority_of("batch"), Some(-1));
         assert_eq!(objectives.priority_of("a=b"), Some(7));
         assert_eq!(objectives.priority_of("Batch"), None);
-        objectives.replace(HashMap::from([("chat".into(), 3)]));
-        assert_eq!((objectives.priority_of("chat"), objectives.priority_of("batch")), (Some(3), None));
+        objectives.replace(HashMap::from([("chat".into(), 3), ("batch".into(), 5)]));
+        assert_eq!((objectives.priority_of("chat"), objectives.priority_of("batch")), (Some(3), Some(-1)));
+        objectives.replace(HashMap::new());
+        assert_eq!((objectives.priority_of("chat"), objectives.priority_of("batch")), (None, Some(-1)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The path of a request, top-down: read the body, make tokens and keys, decide, answer, write the receipt.
 
 mod admission;
+mod model_rewriting;
 mod report_request;
 
 use std::sync::Arc;
@@ -14,13 +15,14 @@ use warmroute_plugin::InferenceRequest;
 use warmroute_scheduler::ScheduleError;
 use warmroute_tokenize::VideoHints;
 
-use crate::control_headers::{ControlHeaders, MAX_NAME_BYTES};
+use crate::control_headers::ControlHeaders;
 use crate::decision::{Decided, Decider, Explanation, NotDecided};
 use crate::delivered::{Comparison, Prediction, PredictionBasis};
 use crate::lease::Lease;
 use crate::metrics::{
     ExtensionPoint, Metrics, PluginLabels, PrefixPrediction, RequestFigure, namespace_and_name,
 };
+use crate::model_rewrites::ModelRewrites;
 use crate::objectives::Objectives;
 use crate::prompt::{PromptReader, ReadRequest};
 use crate::receipt::{Fallback, FallbackNote, HandlerLine, Receipt, ReceiptRing, StepTimes};
@@ -35,6 +37,7 @@ pub struct Picker {
     receipts: Arc<ReceiptRing>,
     metrics: Arc<Metrics>,
     objectives: Arc<Objectives>,
+    rewrites: Arc<ModelRewrites>,
     heeds_subsets: bool,
     telemetry: Telemetry,
 }
@@ -47,8 +50,8 @@ impl Picker {
         receipts: Arc<ReceiptRing>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let (objectives, telemetry) = (Arc::default(), Telemetry::off());
-        Self { reader, decider, receipts, metrics, objectives, heeds_subsets: true, telemetry }
+        let (objectives, rewrites, telemetry) = (Arc::default(), Arc::default(), Telemetry::off());
+        Self { reader, decider, receipts, metrics, objectives, rewrites, heeds_subsets: true, telemetry }
     }
 
     /// The same picker, for which the gateway's subset hints mean nothing.
@@ -61,6 +64,12 @@ impl Picker {
     #[must_use]
     pub fn with_objectives(self, objectives: Arc<Objectives>) -> Self {
         Self { objectives, ..self }
+    }
+
+    /// The same picker, which asks engines for other models as these rules say.
+    #[must_use]
+    pub fn with_rewrites(self, rewrites: Arc<ModelRewrites>) -> Self {
+        Self { rewrites, ..self }
     }
 
     /// The same picker, which makes traces.
@@ -115,7 +124,7 @@ impl Picker {
         api.as_str().clone_into(&mut draft.receipt.api);
         self.admit(request, api, draft).await?;
         let read = self.read(request, api, draft).await?;
-        draft.rewrite(request, &read);
+        self.rewrite(request, api, &read, draft);
         let mut inference_request = inference_request(request, &read);
         inference_request.priority = draft.receipt.priority;
         for producer in &self.decider.policy().session_ids {
@@ -146,9 +155,7 @@ impl Picker {
         }
         let hints = VideoHints::from_headers(|name| request.headers.get_str(name));
         let mut wanted = self.decider.keys_wanted();
-        let target = ControlHeaders::of(&request.headers).model_rewrite;
-        let is_taken = |target: &&str| api.takes_another_model() && target.len() <= MAX_NAME_BYTES;
-        wanted.target_model = target.filter(is_taken).map(Arc::from);
+        wanted.target = self.model_target(request, api);
         let read = self.reader.read(api, request.body.contiguous(), hints, wanted).await;
         draft.read_now();
         read.map_err(|rejection| bad_request(&rejection))
@@ -313,23 +320,6 @@ impl Draft {
         match objectives.priority_of(objective) {
             Some(priority) => self.receipt.priority = priority,
             None => self.fallback(Fallback::UnknownObjective, format!("{objective:?} counts as priority 0")),
-        }
-    }
-
-    /// Puts the model that a header asks for in the place of the body's.
-    fn rewrite(&mut self, request: &HttpRequest, read: &ReadRequest) {
-        let Some(target) = ControlHeaders::of(&request.headers).model_rewrite else { return };
-        let Some(range) = read.model_range.clone().filter(|_| read.target_model.is_some()) else {
-            let detail = "the name is too long, or the body isn't one whose model can be replaced, or wasn't read in time";
-            return self.fallback(Fallback::ModelRewriteIgnored, detail);
-        };
-        target.clone_into(&mut self.receipt.target_model);
-        let body = request.body.contiguous();
-        if target != read.model
-            && let (Some(before), Some(after)) = (body.get(..range.start), body.get(range.end..))
-        {
-            let model = serde_json::Value::from(target).to_string();
-            self.body = Some([before, model.as_bytes(), after].concat().into());
         }
     }
 

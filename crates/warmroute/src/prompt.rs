@@ -15,6 +15,7 @@ pub use prompt_reader::PromptReader;
 pub use renderer::{RenderError, Renderer};
 pub use token_source::{TokenSource, estimator_of};
 
+use crate::model_rewrites::{Rewrite, RewriteTable};
 use crate::receipt::{Fallback, FallbackNote};
 
 /// What the profile needs to know of the prompt.
@@ -32,8 +33,34 @@ pub struct KeysWanted {
     pub approximate: Vec<ApproximateSize>,
     /// Whether they are needed of a prompt whose exact tokens are known, too.
     pub approximate_of_exact: bool,
-    /// The model that the engine is asked for instead of the body's.
-    pub target_model: Option<Arc<str>>,
+    /// Which model the engine is asked for.
+    pub target: ModelTarget,
+}
+
+/// What says which model the engine is asked for instead of the body's.
+#[derive(Clone, Debug, Default)]
+pub struct ModelTarget {
+    /// What a header asks for.
+    pub by_header: Option<Arc<str>>,
+    /// Rules, which count before the header.
+    pub rules: Option<Arc<RewriteTable>>,
+    /// A random number, by which a rule's target is chosen.
+    pub draw: u64,
+    /// Whether the model of such a body can be replaced.
+    pub is_possible: bool,
+}
+
+impl ModelTarget {
+    /// The model instead of this one, and the name of the rule that says so, if one does. A rule is named even if the
+    /// model can't be replaced.
+    fn of(&self, model: &str) -> (Option<Arc<str>>, Option<Arc<str>>) {
+        let rewrite = self.rules.as_ref().and_then(|rules| rules.rewrite(model, self.draw));
+        let (target, rule) = match rewrite {
+            Some(Rewrite { set, model }) => (Some(model), Some(set)),
+            None => (self.by_header.clone(), None),
+        };
+        (target.filter(|_| self.is_possible), rule)
+    }
 }
 
 /// Blocks in which approximate matches are counted.
@@ -177,6 +204,8 @@ pub struct ReadRequest {
     pub takes_engine_arguments: bool,
     /// The model that the engine is asked for instead.
     pub target_model: Option<Arc<str>>,
+    /// The InferenceModelRewrite that asks for another model; None if none does.
+    pub rewritten_by: Option<Arc<str>>,
     /// Whether a streamed answer was asked for.
     pub stream: bool,
     /// Most tokens to generate, if the client says.

@@ -350,9 +350,12 @@ pub struct Receipt {
     pub api: String,
     /// Model that the client named; empty if none.
     pub model: String,
-    /// Model that the engine is asked for instead, because a header says so; empty if it doesn't.
+    /// Model that the engine is asked for instead, because a rule or a header says so; empty if none does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub target_model: String,
+    /// The InferenceModelRewrite that says so; empty if none does.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub model_rewrite: String,
     /// Objective that the client named; empty if none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub objective: String,

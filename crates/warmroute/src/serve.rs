@@ -137,9 +137,11 @@ impl Parts {
         let diagnosis = Diagnosis::new(pool.clone(), decider.clone(), adapters.clone(), metrics.clone());
         let reader = prompt_reader(options, tokens, &adapters);
         let receipts = Arc::new(ReceiptRing::new(options.decisions_kept));
-        let picker =
-            Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone()).traced(telemetry.clone());
-        let service = service(options, picker)?;
+        let picker = Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone())
+            .with_objectives(cluster.objectives.clone())
+            .with_rewrites(cluster.rewrites.clone())
+            .traced(telemetry.clone());
+        let service = service(options, picker);
         let scraper = scraper(options, config, &metrics)?;
         let models = models_poller(options, config, &metrics, &adapters)?;
         let sources = source_finder(options, config, &metrics)?;

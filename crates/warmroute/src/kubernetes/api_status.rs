@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use kube::api::ApiResource;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::api_problem::{ApiCause, ApiProblem};
@@ -17,7 +17,7 @@ const SHOWN_REFUSALS: usize = 32;
 const TOLERATED_EXPIRIES: u32 = 3;
 
 /// How things stand with one kind of objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FollowState {
     /// Nothing is known yet.
@@ -26,10 +26,12 @@ pub enum FollowState {
     Following,
     /// The API server doesn't tell: what was known before counts.
     Failing,
+    /// The kind isn't installed, and needn't be.
+    NotInstalled,
 }
 
 /// One kind of objects, for the status page.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ResourceState {
     /// Plural name with the group: `pods`, `inferencepools.inference.networking.k8s.io`.
     pub resource: String,
@@ -38,20 +40,20 @@ pub struct ResourceState {
     /// Objects known.
     pub objects: usize,
     /// What is wrong and what to do, while it is failing.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// Objects that can't be used, and why; the first 32.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<String, String>,
 }
 
 /// What is known of a cluster, for the status page.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct KubernetesReport {
     /// Namespace of everything that is read.
     pub namespace: String,
     /// Why there is no pool; absent if there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_pool: Option<String>,
     /// Each kind of objects.
     pub resources: Vec<ResourceState>,
@@ -183,10 +185,29 @@ impl ResourceStatus {
                 ),
             }
         }
-        (shown.state, shown.problem) = (FollowState::Failing, Some(words));
+        let is_missing = self.is_optional && problem.cause == ApiCause::NotInstalled;
+        shown.state = if is_missing { FollowState::NotInstalled } else { FollowState::Failing };
+        shown.problem = Some(words).filter(|_| !is_missing);
         self.metrics.kubernetes.following.with_label_values(&[&shown.resource]).set(0);
         drop(shown);
         self.changed();
+    }
+
+    /// Whether the kind needn't be installed.
+    pub(super) fn is_optional(&self) -> bool {
+        self.is_optional
+    }
+
+    /// Says that the kind has been removed.
+    pub(super) fn removed(&self) {
+        let shown = self.shown.lock();
+        if shown.objects > 0 {
+            tracing::warn!(
+                resource = shown.resource,
+                objects = shown.objects,
+                "the kind isn't installed any more, so what its objects said isn't in effect any more"
+            );
+        }
     }
 
     /// Says how many objects there are.

@@ -25,6 +25,11 @@ impl<V> ObjectSet<V> {
         self.objects.iter().map(|(name, object)| (name.as_str(), object))
     }
 
+    /// One of them.
+    pub(super) fn get(&self, name: &str) -> Option<&V> {
+        self.objects.get(name)
+    }
+
     /// Takes a change.
     pub(super) fn apply(&mut self, change: Change<V>) {
         match change {

@@ -17,8 +17,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
-use super::api_problem::ApiProblem;
+use super::api_problem::{ApiCause, ApiProblem};
 use super::api_status::ResourceStatus;
+
+/// After so many answers that there is no such kind, one after the other, its objects are gone: some seconds, so that an API
+/// server that is only starting isn't believed.
+const REMOVED_AFTER: u32 = 6;
 
 /// Objects per page of a list: what is in memory in full at a time.
 const PAGE_OBJECTS: u32 = 100;
@@ -178,7 +182,14 @@ impl<V: Kept> ObjectWatch<V> {
                 Ok(None) => {}
                 Err(problem) => {
                     self.next = Next::List;
-                    tokio::time::sleep(self.after(&problem)).await;
+                    let wait = self.after(&problem);
+                    let is_removed =
+                        problem.cause == ApiCause::NotInstalled && self.failures == REMOVED_AFTER;
+                    if is_removed && self.status.is_optional() {
+                        self.status.removed();
+                        return (Change::Listed(Vec::new()), self);
+                    }
+                    tokio::time::sleep(wait).await;
                 }
             }
         }

@@ -1,14 +1,11 @@
 //! Discovery in a cluster: from an InferencePool or a selector to pods, from pods to endpoints.
 
 use anyhow::bail;
-use futures::StreamExt;
-use futures::stream::BoxStream;
-use kube::api::ApiResource;
 
 use super::api_status::KubernetesStatus;
+use super::followed::{Followed, Following};
 use super::inference_pool::Membership;
-use super::object_set::ObjectSet;
-use super::object_watch::{Change, Kept, ObjectWatch, Pace, Selection};
+use super::object_watch::{Change, Pace, Selection};
 use super::pods::{Pod, endpoints_of};
 use super::{PoolMembers, PoolSource, pod_resource, pool_resource};
 use crate::discovery::EndpointPublisher;
@@ -32,12 +29,6 @@ pub struct PoolDiscovery {
     pub readiness: Readiness,
     /// Who is told how far it can be trusted.
     pub status: KubernetesStatus,
-}
-
-/// A watch and what it has told.
-struct Followed<V> {
-    changes: BoxStream<'static, Change<V>>,
-    objects: ObjectSet<V>,
 }
 
 /// The pods of one selector.
@@ -71,7 +62,7 @@ impl PoolDiscovery {
             PoolMembers::InferencePool { group } => {
                 let fields = Some(format!("metadata.name={}", self.source.name));
                 let selection = Selection { labels: None, fields };
-                pool = Some(self.follow::<Membership>(&pool_resource(&group), selection));
+                pool = Some(self.following().needed::<Membership>(&pool_resource(&group), selection));
             }
             PoolMembers::Selector { selector, ports } => {
                 current = Some(self.members(Membership { selector, ports }));
@@ -166,14 +157,16 @@ impl PoolDiscovery {
 
     fn members(&self, membership: Membership) -> Members {
         let selection = Selection { labels: Some(membership.selector.clone()), fields: None };
-        Members { pods: self.follow(&pod_resource(), selection), membership }
+        Members { pods: self.following().needed(&pod_resource(), selection), membership }
     }
 
-    fn follow<V: Kept>(&self, resource: &ApiResource, selection: Selection) -> Followed<V> {
-        let status = self.status.resource(resource, false);
-        let of = (resource, self.source.namespace.as_str());
-        let watch = ObjectWatch::<V>::new(self.client.clone(), of, selection, self.pace, status.clone());
-        Followed { changes: watch.changes(), objects: ObjectSet::new(status) }
+    fn following(&self) -> Following {
+        Following {
+            client: self.client.clone(),
+            namespace: self.source.namespace.clone(),
+            pace: self.pace,
+            status: self.status.clone(),
+        }
     }
 }
 
@@ -190,7 +183,7 @@ fn apply(members: &mut Option<Members>, change: Change<Pod>) {
 /// Waits for ever if nothing is followed.
 async fn next_change<'f, V: 'f>(followed: impl Into<Option<&'f mut Followed<V>>>) -> Option<Change<V>> {
     match followed.into() {
-        Some(followed) => followed.changes.next().await,
+        Some(followed) => followed.next().await,
         None => std::future::pending().await,
     }
 }

@@ -13,7 +13,8 @@ use warmroute_tokenize::{
 
 use super::renderer::{MediaFeatures, RenderJob, Renderer, rendered_tokens};
 use super::{
-    AdapterNames, EstimatedPrompt, ExactTokens, KeySet, KeysWanted, PromptKeys, ReadRequest, TokenSource,
+    AdapterNames, EstimatedPrompt, ExactTokens, KeySet, KeysWanted, ModelTarget, PromptKeys, ReadRequest,
+    TokenSource,
 };
 use crate::receipt::{Fallback, FallbackNote};
 
@@ -127,7 +128,7 @@ impl PromptReader {
         }
         let deadline = tokio::time::Instant::now() + self.deadline;
         let Ok(slot) = tokio::time::timeout_at(deadline, self.slots.clone().acquire_owned()).await else {
-            return self.without_slot(api, body, &hints);
+            return self.without_slot(api, body, &hints, wanted.target.clone());
         };
         let (begun, draft) = oneshot::channel();
         let source = Source { api, body: body.clone(), hints, wanted: wanted.clone() };
@@ -171,10 +172,16 @@ impl PromptReader {
     }
 
     /// All slots are taken: what a scan alone says, of bodies that are scanned quickly.
-    fn without_slot(&self, api: Api, body: &[u8], hints: &VideoHints) -> Result<Reading, Rejection> {
+    fn without_slot(
+        &self,
+        api: Api,
+        body: &[u8],
+        hints: &VideoHints,
+        target: ModelTarget,
+    ) -> Result<Reading, Rejection> {
         let read = match body.len() <= INLINE_SCAN_BYTES {
             true => {
-                let wanted = KeysWanted::default();
+                let wanted = KeysWanted { target, ..KeysWanted::default() };
                 let (request, mut read) = self.work.begin(api, body, &wanted)?;
                 self.work.add_guess(&mut read, &request, hints, &wanted);
                 read
@@ -226,11 +233,13 @@ impl Work {
         if api.needs_model() && model.is_empty() {
             return Err(Rejection::NoModel);
         }
+        let (target_model, rewritten_by) = wanted.target.of(model);
         let read = ReadRequest {
             model: model.to_owned(),
             model_range: request.model_range.clone(),
             takes_engine_arguments: matches!(api, Api::Completions | Api::ChatCompletions),
-            target_model: wanted.target_model.clone(),
+            target_model,
+            rewritten_by,
             stream: request.stream,
             max_tokens: request.max_tokens,
             media_parts: request.media_parts,

@@ -6,8 +6,10 @@ use warmroute_config::CheckedConfig;
 
 use crate::cli::ServeOptions;
 use crate::discovery::EndpointPublisher;
-use crate::kubernetes::{KubernetesStatus, Pace, PoolDiscovery, PoolSource, connect};
+use crate::kubernetes::{KubernetesStatus, Pace, PoolDiscovery, PoolMembers, PoolRules, PoolSource, connect};
 use crate::metrics::Metrics;
+use crate::model_rewrites::ModelRewrites;
+use crate::objectives::Objectives;
 use crate::pool::DataParallel;
 use crate::readiness::Readiness;
 use crate::tasks::Tasks;
@@ -19,6 +21,10 @@ const DEFAULT_POOL_NAME: &str = "epp";
 pub(super) struct Cluster {
     /// A client of its API, if anything needs one.
     pub(super) kube: Option<kube::Client>,
+    /// Priorities of requests: those of the command line and of the cluster.
+    pub(super) objectives: Arc<Objectives>,
+    /// Rules of the cluster.
+    pub(super) rewrites: Arc<ModelRewrites>,
     /// None: endpoints don't come from there.
     source: Option<(PoolSource, KubernetesStatus)>,
 }
@@ -40,7 +46,8 @@ impl Cluster {
             let status = KubernetesStatus::new(&source.namespace, metrics.clone());
             (source, status)
         });
-        Ok(Self { kube, source })
+        let objectives = Arc::new(Objectives::try_new(&options.inference_objective)?);
+        Ok(Self { kube, objectives, rewrites: Arc::default(), source })
     }
 
     pub(super) fn pool_name(&self) -> &str {
@@ -60,7 +67,7 @@ impl Cluster {
         self.source.as_ref().map(|(_, status)| status.clone())
     }
 
-    /// Starts discovery, if endpoints come from here; else gives the publisher back.
+    /// Starts discovery of endpoints, objectives and rewrites, if endpoints come from here; else gives the publisher back.
     pub(super) fn discover(
         &self,
         publisher: EndpointPublisher,
@@ -71,11 +78,23 @@ impl Cluster {
         let (Some(client), Some((source, status))) = (&self.kube, &self.source) else {
             return Some(publisher);
         };
+        let (client, pace) = (client.clone(), Pace::default());
+        if matches!(source.members, PoolMembers::InferencePool { .. }) {
+            let rules = PoolRules {
+                client: client.clone(),
+                source: source.clone(),
+                pace,
+                objectives: self.objectives.clone(),
+                rewrites: self.rewrites.clone(),
+                status: status.clone(),
+            };
+            rules.start(tasks);
+        }
         let discovery = PoolDiscovery {
-            client: client.clone(),
+            client,
             source: source.clone(),
             ranks,
-            pace: Pace::default(),
+            pace,
             publisher,
             readiness: readiness.clone(),
             status: status.clone(),

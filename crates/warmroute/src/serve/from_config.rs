@@ -10,7 +10,6 @@ use crate::cli::ServeOptions;
 use crate::engine_events::{EventSettings, GivenPorts, SourceFinder};
 use crate::grpc::ext_proc_service;
 use crate::metrics::{Metrics, MetricsOptions};
-use crate::objectives::Objectives;
 use crate::picker::Picker;
 use crate::prompt::{AdapterNames, PromptReader, TokenSource};
 use crate::scrape::{Extractor, HttpSource, MODELS_INTERVAL, ModelsPoller, Scraper};
@@ -129,10 +128,8 @@ pub(super) fn models_poller(
 }
 
 /// The ext-proc service over a picker, which heeds what the options say of requests.
-pub(super) fn service(options: &ServeOptions, picker: Picker) -> anyhow::Result<ExtProcService<Picker>> {
-    let picker = picker
-        .with_objectives(Arc::new(Objectives::try_new(&options.inference_objective)?))
-        .ignoring_subsets(options.disable_endpoint_subset_filter);
+pub(super) fn service(options: &ServeOptions, picker: Picker) -> ExtProcService<Picker> {
+    let picker = picker.ignoring_subsets(options.disable_endpoint_subset_filter);
     let message_bytes = options.peer.grpc_max_recv_msg_size;
-    Ok(ext_proc_service(Arc::new(picker), options.max_request_body_bytes, message_bytes))
+    ext_proc_service(Arc::new(picker), options.max_request_body_bytes, message_bytes)
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use warmroute::decision::Decider;
 use warmroute::engine_events::Expectations;
 use warmroute::metrics::Metrics;
+use warmroute::model_rewrites::ModelRewrites;
 use warmroute::objectives::{Objectives, objective_arg};
 use warmroute::picker::Picker;
 use warmroute::policy::Policy;
@@ -82,6 +83,8 @@ pub(crate) struct Fixture {
     pub(crate) tasks: Tasks,
     pub(crate) index: Arc<KvIndex>,
     pub(crate) expectations: Arc<Expectations>,
+    pub(crate) objectives: Arc<Objectives>,
+    pub(crate) rewrites: Arc<ModelRewrites>,
     engines: Vec<parking_lot::Mutex<Option<EngineView>>>,
 }
 
@@ -146,7 +149,9 @@ impl Fixture {
         let objectives = Arc::new(Objectives::try_new(&objectives).unwrap());
         let picker =
             Picker::new(reader, decider.clone(), receipts.clone(), metrics.clone()).traced(telemetry);
-        let picker = Arc::new(picker.with_objectives(objectives));
+        let rewrites = Arc::new(ModelRewrites::default());
+        let picker = picker.with_objectives(objectives.clone()).with_rewrites(rewrites.clone());
+        let picker = Arc::new(picker);
         pool.update(&(0..endpoints).map(spec).collect::<Vec<_>>());
         let snapshot = pool.snapshot();
         let engines = snapshot.states.iter().map(|state| {
@@ -155,7 +160,19 @@ impl Fixture {
             parking_lot::Mutex::new(Some(view))
         });
         let engines = engines.collect();
-        Self { picker, pool, receipts, decider, metrics, tasks, index, expectations, engines }
+        Self {
+            picker,
+            pool,
+            receipts,
+            decider,
+            metrics,
+            tasks,
+            index,
+            expectations,
+            objectives,
+            rewrites,
+            engines,
+        }
     }
 
     pub(crate) fn address(&self, at: usize) -> String {

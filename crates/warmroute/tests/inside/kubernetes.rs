@@ -5,3 +5,4 @@ mod client;
 mod cluster;
 mod following;
 mod outages;
+mod rules;
