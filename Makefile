@@ -32,6 +32,8 @@ test-vllm: setup ## Two real vLLM engines on the CPU behind Envoy and the picker
 
 # deploy/setup/kube.sh reads KUBEBUILDER_ASSETS, GO and GOPROXY. KUBE_ARGS="--only pods --rate 50" runs less.
 KUBE_ARGS ?=
+# Unoptimised, as `make test` has built most of it; it is fast enough.
+KUBE_PROFILE ?= dev
 
 .PHONY: setup-kube
 setup-kube: setup ## A Kubernetes API server with etcd (built once, seven minutes of a CPU), helm, resource definitions.
@@ -40,8 +42,8 @@ setup-kube: setup ## A Kubernetes API server with etcd (built once, seven minute
 .PHONY: test-kube
 test-kube: setup-kube ## Pickers with the chart's rights beside a real API server and Envoy, while pods and pickers come and go.
 	$(MAKE) --no-print-directory charts
-	$(CARGO) build --locked --profile $(PROFILE) -p warmroute-tests --bins
-	@$(CARGO) run --quiet --locked --profile $(PROFILE) -p warmroute-tests --bin kube-truth -- --kube "$$(deploy/setup/kube.sh)" $(KUBE_ARGS)
+	$(CARGO) build --locked --profile $(KUBE_PROFILE) -p warmroute-tests --bins
+	@$(CARGO) run --quiet --locked --profile $(KUBE_PROFILE) -p warmroute-tests --bin kube-truth -- --kube "$$(deploy/setup/kube.sh)" $(KUBE_ARGS)
 
 # A workspace of its own, because Dynamo's crate pins an older tokio.
 DYNAMO_BUILD = --manifest-path benches/dynamo/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)/dynamo

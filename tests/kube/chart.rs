@@ -82,51 +82,46 @@ impl Chart {
         }
         Ok(String::from_utf8(output.stdout)?)
     }
+}
 
-    /// The picker's arguments as its deployment gives them, without those that the rig has its own of, and its
-    /// configuration out of the ConfigMap that they name.
+/// How the chart's deployment starts the picker.
+#[derive(Debug, Clone)]
+pub(crate) struct PickerArguments {
+    /// As the deployment gives them.
+    pub(crate) given: Vec<String>,
+    /// Without those that the rig has its own of.
+    pub(crate) kept: Vec<String>,
+    /// The configuration, out of the ConfigMap that they name.
+    pub(crate) config: String,
+    pub(crate) service_account: String,
+}
+
+impl PickerArguments {
+    /// Those of the deployment that has `--config-file`.
     ///
     /// # Errors
     /// There is no such container or configuration.
-    pub(crate) fn arguments(
-        manifests: &Manifests,
-        deployment: &Value,
-    ) -> anyhow::Result<(Vec<String>, String)> {
-        let containers = deployment["spec"]["template"]["spec"]["containers"].as_array();
-        let picks = |container: &&Value| {
-            let args = container["args"].as_array().into_iter().flatten();
-            args.filter_map(Value::as_str).any(|arg| arg.starts_with("--config-file"))
-        };
-        let container = containers.and_then(|all| all.iter().find(picks));
-        let container = container.context("no container of the deployment has --config-file")?;
-        let given: Vec<String> = container["args"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect();
-        let (mut args, mut config) = (Vec::new(), None);
-        let mut rest = given.into_iter().peekable();
-        while let Some(arg) = rest.next() {
-            let (name, value) = match arg.split_once('=') {
-                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-                None => (arg.clone(), rest.next_if(|next| !next.starts_with('-'))),
-            };
-            if name == "--config-file" {
-                config.clone_from(&value);
-            }
-            if !REPLACED.contains(&name.as_str()) {
-                args.push(value.map_or(name.clone(), |value| format!("{name}={value}")));
+    pub(crate) fn of(manifests: &Manifests) -> anyhow::Result<Self> {
+        for deployment in manifests.values_of("Deployment")? {
+            let pod = &deployment["spec"]["template"]["spec"];
+            for container in pod["containers"].as_array().into_iter().flatten() {
+                let args = container["args"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                let given: Vec<String> = args.map(str::to_owned).collect();
+                let Some(file) = given.iter().find_map(|arg| arg.strip_prefix("--config-file=")) else {
+                    continue;
+                };
+                let key = Path::new(file).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                let maps = manifests.values_of("ConfigMap")?;
+                let config = maps.iter().find_map(|map| map["data"][key].as_str());
+                let config = config.with_context(|| format!("no ConfigMap has {key}"))?.to_owned();
+                let account = pod["serviceAccountName"].as_str();
+                let service_account = account.context("the deployment names no service account")?.to_owned();
+                let is_kept = |arg: &&String| !REPLACED.contains(&arg.split('=').next().unwrap_or_default());
+                let kept = given.iter().filter(is_kept).cloned().collect();
+                return Ok(Self { given, kept, config, service_account });
             }
         }
-        let config = config.context("--config-file has no value")?;
-        let key = Path::new(&config).file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let text = manifests
-            .values_of("ConfigMap")?
-            .into_iter()
-            .find_map(|map| map["data"][key].as_str().map(str::to_owned));
-        Ok((args, text.with_context(|| format!("no ConfigMap has {key}"))?))
+        bail!("no container of a deployment has --config-file=")
     }
 }
 

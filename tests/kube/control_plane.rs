@@ -3,7 +3,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use kube::Client;
@@ -15,9 +14,6 @@ use crate::certificates::Certificates;
 
 /// Who the tokens of service accounts are from.
 const ISSUER: &str = "https://kubernetes.default.svc";
-
-/// How long a server may take to end by itself.
-const GRACE: Duration = Duration::from_secs(20);
 
 /// The store, the API server that pickers know, and sometimes a second one on the same store.
 pub(crate) struct ControlPlane {
@@ -87,10 +83,10 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Ends the API server that pickers know.
-    pub(crate) async fn stop_server(&mut self) {
-        if let Some(server) = self.server.take() {
-            server.stop(GRACE).await;
+    /// Ends the API server that pickers know, without a word to its clients.
+    pub(crate) fn kill_server(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill();
         }
     }
 
@@ -105,9 +101,9 @@ impl ControlPlane {
     }
 
     /// Ends the second API server.
-    pub(crate) async fn stop_second(&mut self) {
-        if let Some(server) = self.second.take() {
-            server.stop(GRACE).await;
+    pub(crate) fn kill_second(&mut self) {
+        if let Some(mut server) = self.second.take() {
+            server.kill();
         }
     }
 

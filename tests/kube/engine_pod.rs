@@ -74,7 +74,11 @@ impl PodSite {
     }
 }
 
-async fn start_engine(host: IpAddr, ports: EnginePorts) -> anyhow::Result<RunningEngine> {
+/// Starts an engine without a pod.
+///
+/// # Errors
+/// The address is taken.
+pub(crate) async fn start_engine(host: IpAddr, ports: EnginePorts) -> anyhow::Result<RunningEngine> {
     let mut options = EngineOptions::new(MODEL);
     (options.host, options.port) = (host, ports.http);
     options.block_size_tokens = BLOCK_TOKENS;
@@ -176,6 +180,20 @@ impl EnginePod {
         Ok(())
     }
 
+    /// An annotation is set, or taken away.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub(crate) async fn annotate(&self, name: &str, value: Option<&str>) -> anyhow::Result<()> {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {name: value}}}));
+        self.site
+            .api()
+            .patch(&self.name, &PatchParams::default(), &patch)
+            .await
+            .with_context(|| format!("annotating pod {}", self.name))?;
+        Ok(())
+    }
+
     /// The pod's deletion begins: it has a deletion timestamp and is still there, and its engine serves on.
     ///
     /// # Errors
@@ -212,6 +230,17 @@ impl EnginePod {
         }
         engine.stop().await;
         Ok(())
+    }
+
+    /// Engine and pod end at once: nobody asks them any more.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub(crate) async fn end(&mut self) -> anyhow::Result<()> {
+        if let Some(engine) = self.engine.take() {
+            engine.stop().await;
+        }
+        self.remove().await
     }
 
     /// The pod is gone.

@@ -1,28 +1,39 @@
 //! [`Gateway`]: real Envoy with a recipe of `deploy/envoy`, in front of all slots of pickers.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use serde_json::json;
 use warmroute_demo::harness::{
     EnvoyConfig, FreePorts, HttpClient, PickerTransport, Process, READY_WITHIN, Recipe, Tools,
     wait_until_ready,
 };
 
-/// What a recipe says, and what stands there instead: slots are empty most of the time, so that health is looked at more
-/// often, and few healthy replicas are no reason to ask the others. Each answer says which engine it is from.
-const CHANGES: [(&str, &str); 3] = [
+/// How Envoy knows of pickers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PickerList {
+    /// It knows every slot and finds out by health checks which ones can be asked. Slots are empty most of the time, so
+    /// that few healthy ones are no reason to ask the others.
+    Slots,
+    /// It is told which pickers there are, as Kubernetes tells a gateway of pods: [`Gateway::list`]. As the recipes have it,
+    /// all of them are asked where less than half are healthy.
+    Told,
+}
+
+/// Quicker than the recipes' health checks, and each answer says which engine it is from.
+const CHANGES: [(&str, &str); 2] = [
     ("interval: 10s", "interval: 0.25s"),
-    (
-        "lb_policy: LEAST_REQUEST",
-        "lb_policy: LEAST_REQUEST\n    common_lb_config: {healthy_panic_threshold: {value: 0}}",
-    ),
     (
         "domains: [\"*\"]",
         "domains: [\"*\"]\n              response_headers_to_add: [{header: {key: x-served-by, value: \"%UPSTREAM_REMOTE_ADDRESS%\"}}]",
     ),
 ];
+
+/// The recipes' cluster of pickers.
+const CLUSTER: &str = "    type: STATIC\n    lb_policy: LEAST_REQUEST\n";
 
 /// A running Envoy.
 pub(crate) struct Gateway {
@@ -30,11 +41,12 @@ pub(crate) struct Gateway {
     process: Process,
     admin: SocketAddr,
     http: HttpClient,
+    /// Where it is told which pickers there are.
+    list: PathBuf,
 }
 
 impl Gateway {
-    /// Starts it and waits until it takes requests. If it `panics`, as Envoy does unless told otherwise, it asks any picker
-    /// where few are healthy.
+    /// Starts it and waits until it takes requests.
     ///
     /// # Errors
     /// It doesn't start.
@@ -43,7 +55,7 @@ impl Gateway {
         name: &str,
         recipe: Recipe,
         pickers: Vec<SocketAddr>,
-        panics: bool,
+        list: PickerList,
     ) -> anyhow::Result<Self> {
         let mut ports = FreePorts::default();
         let listener = SocketAddr::from((Ipv4Addr::LOCALHOST, ports.on_loopback()?));
@@ -51,17 +63,34 @@ impl Gateway {
         let transport = PickerTransport::Tls;
         let config = EnvoyConfig { recipe, listener, admin_port: admin.port(), pickers, transport };
         let mut text = config.render(&tools.root)?;
-        for (from, to) in CHANGES.into_iter().filter(|(_, to)| !(panics && to.contains("panic"))) {
+        std::fs::create_dir_all(&tools.logs)?;
+        let (file, told) =
+            (tools.logs.join(format!("{name}.yaml")), tools.logs.join(format!("{name}-pickers.json")));
+        let cluster = match list {
+            PickerList::Slots => {
+                format!("{CLUSTER}    common_lb_config: {{healthy_panic_threshold: {{value: 0}}}}\n")
+            }
+            PickerList::Told => format!(
+                "    type: EDS\n    lb_policy: LEAST_REQUEST\n    ignore_health_on_host_removal: true\n    \
+                 eds_cluster_config: {{eds_config: {{path_config_source: {{path: {}}}}}}}\n",
+                told.display()
+            ),
+        };
+        for (from, to) in CHANGES.into_iter().chain([(CLUSTER, cluster.as_str())]) {
             if !text.contains(from) {
                 bail!("{} has no {from:?} any more", recipe.path(&tools.root).display());
             }
             text = text.replace(from, to);
         }
-        let file = tools.logs.join(format!("{name}.yaml"));
-        std::fs::create_dir_all(&tools.logs)?;
+        if list == PickerList::Told {
+            text = without_assignment(&text)
+                .context("the recipe's cluster of pickers has no load_assignment")?;
+            tell(&told, &[])?;
+        }
         std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         let mut command = Command::new(&tools.envoy);
         command.args(["--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning"]);
+        command.args(["--service-node", name, "--service-cluster", "gateway"]);
         command.args(["--drain-strategy", "immediate", "-c"]).arg(&file);
         let mut process = Process::spawn(name, command, &tools.logs)?;
         let http = HttpClient::default();
@@ -69,7 +98,16 @@ impl Gateway {
             http.get_ok(admin, "/ready").await.map(drop).map_err(|error| error.to_string())
         })
         .await?;
-        Ok(Self { listener, process, admin, http })
+        Ok(Self { listener, process, admin, http, list: told })
+    }
+
+    /// Tells it which pickers there are, and waits until it knows.
+    ///
+    /// # Errors
+    /// It doesn't take them in time.
+    pub(crate) async fn list(&mut self, pickers: &[SocketAddr]) -> anyhow::Result<()> {
+        tell(&self.list, pickers)?;
+        self.until_members("total", pickers.len()).await
     }
 
     /// Waits until it sends requests to so many pickers.
@@ -77,29 +115,58 @@ impl Gateway {
     /// # Errors
     /// It doesn't in time.
     pub(crate) async fn until_pickers(&mut self, wanted: usize) -> anyhow::Result<()> {
+        self.until_members("healthy", wanted).await
+    }
+
+    async fn until_members(&mut self, kind: &str, wanted: usize) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
             self.process.check()?;
-            let healthy = self.healthy_pickers().await?;
-            if healthy == wanted {
+            let known = self.members(kind).await?;
+            if known == wanted {
                 return Ok(());
             }
             if started.elapsed() > READY_WITHIN {
-                bail!("Envoy takes {healthy} pickers for healthy instead of {wanted} after {READY_WITHIN:?}");
+                bail!("Envoy has {known} {kind} pickers instead of {wanted} after {READY_WITHIN:?}");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    async fn healthy_pickers(&self) -> anyhow::Result<usize> {
-        let page =
-            self.http.get_ok(self.admin, "/stats?filter=cluster.picker.membership_healthy").await?.text();
-        let value = page.lines().find_map(|line| line.strip_prefix("cluster.picker.membership_healthy: "));
-        Ok(value.context("Envoy tells no membership_healthy")?.trim().parse()?)
+    async fn members(&self, kind: &str) -> anyhow::Result<usize> {
+        let name = format!("cluster.picker.membership_{kind}");
+        let page = self.http.get_ok(self.admin, &format!("/stats?filter={name}")).await?.text();
+        let value = page.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned));
+        Ok(value.with_context(|| format!("Envoy tells no {name}"))?.trim().parse()?)
     }
 
     /// Ends it.
     pub(crate) async fn stop(self) {
         self.process.stop(Duration::from_secs(5)).await;
     }
+}
+
+/// Writes the list that Envoy watches: beside its place first, since Envoy looks when a file is moved there.
+fn tell(list: &Path, pickers: &[SocketAddr]) -> anyhow::Result<()> {
+    let endpoint = |picker: &SocketAddr| {
+        let address = json!({"address": picker.ip().to_string(), "port_value": picker.port()});
+        json!({"endpoint": {"address": {"socket_address": address}}})
+    };
+    let endpoints: Vec<_> = pickers.iter().map(endpoint).collect();
+    let answer = json!({"resources": [{
+        "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "cluster_name": "picker",
+        "endpoints": [{"lb_endpoints": endpoints}],
+    }]});
+    let beside = list.with_extension("new");
+    std::fs::write(&beside, answer.to_string())?;
+    std::fs::rename(&beside, list).with_context(|| format!("cannot write {}", list.display()))
+}
+
+/// The configuration without the pickers that it names.
+fn without_assignment(text: &str) -> Option<String> {
+    let begin = text.find("    load_assignment:\n      cluster_name: picker\n")?;
+    let rest = &text[begin..];
+    let end = rest.find("\n    # Takes a replica")?;
+    Some(format!("{}{}", &text[..begin], &rest[end + 1..]))
 }

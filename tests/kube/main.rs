@@ -52,6 +52,9 @@ struct Options {
     /// How long the API server is away.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     outage: u64,
+    /// Another build of the picker.
+    #[arg(long, value_name = "FILE")]
+    picker: Option<PathBuf>,
     /// The chart.
     #[arg(long, value_name = "DIR")]
     chart: Option<PathBuf>,
@@ -149,7 +152,7 @@ async fn rig(options: &Options) -> anyhow::Result<Rig> {
 
 fn tools(options: &Options) -> anyhow::Result<Tools> {
     let folder = std::env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default();
-    let picker = folder.join("warmroute-under-test");
+    let picker = options.picker.clone().unwrap_or_else(|| folder.join("warmroute-under-test"));
     if !picker.is_file() {
         bail!("there is no {}: build it with `cargo build -p warmroute-tests --bins`", picker.display());
     }

@@ -101,6 +101,12 @@ impl Manifests {
         self.documents.iter().any(|document| document.head.metadata.name == name)
     }
 
+    /// Names of the documents of a kind.
+    pub(crate) fn names_of(&self, kind: &str) -> Vec<&str> {
+        let of_kind = self.documents.iter().filter(|document| document.head.kind == kind);
+        of_kind.map(|document| document.head.metadata.name.as_str()).collect()
+    }
+
     /// How many.
     pub(crate) fn len(&self) -> usize {
         self.documents.len()
@@ -130,16 +136,6 @@ impl Manifests {
     pub(crate) fn values_of(&self, kind: &str) -> anyhow::Result<Vec<Value>> {
         let of_kind = self.documents.iter().filter(|document| document.head.kind == kind);
         of_kind.map(|document| Ok(serde_saphyr::from_str(&document.text)?)).collect()
-    }
-
-    /// The first document of a kind.
-    ///
-    /// # Errors
-    /// There is none.
-    pub(crate) fn value_of(&self, kind: &str) -> anyhow::Result<Value> {
-        let document = self.documents.iter().find(|document| document.head.kind == kind);
-        let document = document.with_context(|| format!("there is no {kind}"))?;
-        Ok(serde_saphyr::from_str(&document.text)?)
     }
 
     /// Applies all, in this order; unknown fields are errors. What names no namespace goes to `namespace`.

@@ -52,6 +52,8 @@ pub(crate) struct PickerPod {
     pub(crate) process: Process,
     pub(crate) slot: u8,
     pub(crate) name: String,
+    /// Where Envoy asks it.
+    pub(crate) grpc: SocketAddr,
     pub(crate) health: SocketAddr,
     pub(crate) metrics: SocketAddr,
     http: HttpClient,
@@ -97,8 +99,14 @@ impl PickerSite {
             .arg(format!("--grpc-port={}", ports.grpc))
             .arg(format!("--grpc-health-port={}", ports.health))
             .arg(format!("--metrics-port={}", ports.metrics))
-            .arg(format!("--replica-port={}", ports.replica))
-            .arg(format!("--replica-peers={}", ports.replica_addresses().join(",")))
+            .args(if std::env::var_os("DEV_NO_REPLICA").is_some() {
+                vec![]
+            } else {
+                vec![
+                    format!("--replica-port={}", ports.replica),
+                    format!("--replica-peers={}", ports.replica_addresses().join(",")),
+                ]
+            })
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .arg("--config-file")
@@ -112,6 +120,7 @@ impl PickerSite {
             process,
             slot,
             name: name.to_owned(),
+            grpc: (host, ports.grpc).into(),
             health: (host, ports.health).into(),
             metrics: (host, ports.metrics).into(),
             http: HttpClient::default(),

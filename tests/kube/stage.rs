@@ -1,6 +1,6 @@
 //! [`Stage`]: a namespace with engines as pods, pickers that find them, and an Envoy in front.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,14 +12,15 @@ use kube::{Api, Client};
 use serde_json::json;
 use warmroute_demo::harness::{FreePorts, Recipe, Tools};
 
-use crate::chart::Chart;
+use crate::chart::{Chart, PickerArguments};
 use crate::control_plane::ControlPlane;
 use crate::engine_pod::{EnginePod, EnginePorts, PodSite};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, PickerList};
 use crate::load::{Load, LoadOptions};
 use crate::manifests::Manifests;
 use crate::picker_pod::{PickerPod, PickerPorts, PickerSite, SLOTS};
 use crate::ready_log::ReadyLog;
+use crate::transcript::Row;
 
 /// How many engine pods may have an address at once.
 const ENGINE_HOSTS: u8 = 12;
@@ -45,13 +46,12 @@ pub(crate) struct StageOptions {
     pub(crate) name: &'static str,
     /// The values file of `tests/kube/values`, without `.yaml`.
     pub(crate) values: &'static str,
-    /// Further values, as `helm --set` takes them.
-    pub(crate) set: Vec<String>,
     pub(crate) recipe: Recipe,
     pub(crate) engines: u8,
+    /// Target ports of the pool, one after the other.
+    pub(crate) ports: u16,
     pub(crate) pickers: u8,
-    /// Whether Envoy asks any picker if none says that it is ready.
-    pub(crate) panics: bool,
+    pub(crate) list: PickerList,
 }
 
 /// Everything of one scenario that runs.
@@ -75,11 +75,11 @@ impl StageOptions {
         Self {
             name,
             values: "pool",
-            set: Vec::new(),
             recipe: Recipe::Buffered,
             engines: 4,
+            ports: 1,
             pickers: 2,
-            panics: false,
+            list: PickerList::Slots,
         }
     }
 }
@@ -87,6 +87,17 @@ impl StageOptions {
 /// The address of an engine pod, counted from 0.
 pub(crate) fn engine_host(at: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 2, at + 1).into()
+}
+
+/// The first of so many ports in a row that are free on all addresses.
+fn first_of(free: &mut FreePorts, count: u16, hosts: &[IpAddr]) -> anyhow::Result<u16> {
+    loop {
+        let first = free.on_all(hosts)?;
+        let is_free = |port: u16| hosts.iter().all(|host| TcpListener::bind((*host, port)).is_ok());
+        if (first + 1..first + count).all(is_free) {
+            return Ok(first);
+        }
+    }
 }
 
 impl Stage {
@@ -100,13 +111,11 @@ impl Stage {
         Manifests::parse(&space.to_string())?.apply(&client, "").await?;
         let hosts: Vec<IpAddr> = (0..ENGINE_HOSTS).map(engine_host).collect();
         let mut free = FreePorts::default();
-        let ports = EnginePorts {
-            http: free.on_all(&hosts)?,
-            kv_events: free.on_all(&hosts)?,
-            kv_replay: free.on_all(&hosts)?,
-        };
-        let mut set = options.set.clone();
-        set.push(format!("router.modelServers.targetPorts[0].number={}", ports.http));
+        let mut free = || first_of(&mut free, options.ports, &hosts);
+        let ports = EnginePorts { http: free()?, kv_events: free()?, kv_replay: free()? };
+        let set: Vec<String> = (0..options.ports)
+            .map(|at| format!("router.modelServers.targetPorts[{at}].number={}", ports.http + at))
+            .collect();
         let manifests = rig.chart.render(&namespace, options.values, &set)?;
         manifests.apply(&client, &namespace).await?;
         let ready_log = ReadyLog::default();
@@ -124,11 +133,8 @@ impl Stage {
         }
         let picker_site = picker_site(rig, &client, &namespace, &manifests, options.name).await?;
         let gateway = format!("{}-envoy", options.name);
-        let mut slots = picker_site.ports.grpc_addresses();
-        if options.panics {
-            slots.truncate(usize::from(options.pickers));
-        }
-        let gateway = Gateway::start(&rig.tools, &gateway, options.recipe, slots, options.panics).await?;
+        let slots = picker_site.ports.grpc_addresses();
+        let gateway = Gateway::start(&rig.tools, &gateway, options.recipe, slots, options.list).await?;
         let mut stage = Self {
             namespace,
             client,
@@ -194,8 +200,11 @@ impl Stage {
     }
 
     /// Starts the usual load.
-    pub(crate) fn load(&self) -> Load {
-        Load::start(LoadOptions::new(self.gateway.listener, self.per_second), self.ready_log.clone())
+    pub(crate) fn load(&self, row: &mut Row) -> Load {
+        let options = LoadOptions::new(self.gateway.listener, self.per_second);
+        let load = Load::start(options, self.ready_log.clone());
+        row.follow(&load);
+        load
     }
 
     /// Ends everything; pickers as Kubernetes ends them.
@@ -212,8 +221,7 @@ impl Stage {
             picker.until_ended().await.with_context(|| format!("ending {name}"))?;
         }
         for engine in &mut self.engines {
-            engine.stop_engine().await?;
-            engine.remove().await?;
+            engine.end().await?;
         }
         Ok(())
     }
@@ -227,27 +235,32 @@ async fn picker_site(
     manifests: &Manifests,
     label: &str,
 ) -> anyhow::Result<PickerSite> {
-    let deployment = manifests.value_of("Deployment")?;
-    let pod = &deployment["spec"]["template"]["spec"];
-    let account = pod["serviceAccountName"].as_str().context("the deployment names no service account")?;
+    let chart = PickerArguments::of(manifests)?;
+    let token = token_of(client, namespace, &chart.service_account).await?;
+    let kubeconfig = rig.plane.write_kubeconfig(namespace, &token)?;
+    let config_file = rig.folder.join(format!("{namespace}.yaml"));
+    std::fs::write(&config_file, &chart.config)?;
+    Ok(PickerSite {
+        tools: rig.tools.clone(),
+        namespace: namespace.to_owned(),
+        kubeconfig,
+        config_file,
+        args: chart.kept,
+        ports: PickerPorts::free()?,
+        label: label.to_owned(),
+    })
+}
+
+/// A token of a service account, as the kubelet asks for one.
+///
+/// # Errors
+/// The API server gives none.
+pub(crate) async fn token_of(client: &Client, namespace: &str, account: &str) -> anyhow::Result<String> {
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let request: TokenRequest = serde_json::from_value(json!({
         "metadata": {},
         "spec": {"audiences": [], "expirationSeconds": 7200},
     }))?;
     let token = api.create_token_request(account, &PostParams::default(), &request).await?;
-    let token = token.status.and_then(|status| status.token).context("the API server gives no token")?;
-    let kubeconfig = rig.plane.write_kubeconfig(namespace, &token)?;
-    let config_file = rig.folder.join(format!("{namespace}.yaml"));
-    let (args, config) = Chart::arguments(manifests, &deployment)?;
-    std::fs::write(&config_file, config)?;
-    Ok(PickerSite {
-        tools: rig.tools.clone(),
-        namespace: namespace.to_owned(),
-        kubeconfig,
-        config_file,
-        args,
-        ports: PickerPorts::free()?,
-        label: label.to_owned(),
-    })
+    token.status.and_then(|status| status.token).context("the API server gives no token")
 }

@@ -1,12 +1,14 @@
 //! [`Transcript`]: what came out of each scenario, for the terminal, as Markdown and as JSON.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::load::Tally;
+use crate::load::{Load, Tally};
 use crate::say;
 
 /// Something that must hold.
@@ -28,13 +30,17 @@ pub(crate) struct Row {
     seconds: f64,
     #[serde(skip)]
     started: Instant,
+    /// Of the load that runs, so that it can be told if the scenario ends early.
+    #[serde(skip)]
+    running: Option<Arc<Mutex<Tally>>>,
 }
 
 impl Row {
     pub(crate) fn new(scenario: &'static str) -> Self {
         say(&format!("--- {scenario}"));
         let (events, checks) = (Vec::new(), Vec::new());
-        Self { scenario, events, checks, load: None, error: None, seconds: 0.0, started: Instant::now() }
+        let (started, running) = (Instant::now(), None);
+        Self { scenario, events, checks, load: None, error: None, seconds: 0.0, started, running }
     }
 
     /// Something happened: a progress line, and a line of the transcript.
@@ -51,6 +57,11 @@ impl Row {
             say(&format!("{}: NOT MET: {what}", self.scenario));
         }
         self.checks.push(Check { what, is_met });
+    }
+
+    /// A load was started.
+    pub(crate) fn follow(&mut self, load: &Load) {
+        self.running = Some(load.tally());
     }
 
     /// What must hold of every load: no request fails, and every pick is a pod that was ready.
@@ -70,6 +81,10 @@ impl Row {
     /// The scenario is over.
     pub(crate) fn end(&mut self, outcome: anyhow::Result<()>) {
         self.error = outcome.err().map(|error| format!("{error:#}"));
+        if let (None, Some(_), Some(running)) = (&self.load, &self.error, self.running.take()) {
+            let tally = running.lock().clone();
+            self.load(tally);
+        }
         self.seconds = self.started.elapsed().as_secs_f64();
         say(&self.line());
     }

@@ -1,10 +1,12 @@
 //! Every values file of the chart: linted, rendered, and applied to the API server, which checks every field.
 
 use std::path::PathBuf;
+use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::json;
 
+use crate::chart::PickerArguments;
 use crate::manifests::Manifests;
 use crate::stage::Rig;
 use crate::transcript::Row;
@@ -41,9 +43,35 @@ async fn try_out(rig: &Rig, name: &str, file: PathBuf) -> anyhow::Result<String>
     let files = [file];
     rig.chart.lint(&files)?;
     let manifests = Manifests::parse(&rig.chart.template(&namespace, &files, &[])?)?;
+    let chart = PickerArguments::of(&manifests)?;
+    picker_takes(rig, &chart, name)?;
     manifests.apply(&rig.client, &namespace).await?;
     // A second time, as an upgrade to the same version.
     manifests.try_out(&rig.client, &namespace).await?;
     manifests.delete(&rig.client, &namespace).await?;
     Ok(format!("{} objects, {}", manifests.len(), manifests.kinds().join(", ")))
+}
+
+/// The picker takes its configuration, and every flag: it ends because there is no such kubeconfig, and not before.
+fn picker_takes(rig: &Rig, chart: &PickerArguments, name: &str) -> anyhow::Result<()> {
+    let file = rig.folder.join(format!("chart-{name}.yaml"));
+    std::fs::write(&file, &chart.config)?;
+    let run = |args: &[&str]| {
+        let output = Command::new(&rig.tools.picker).args(args).output()?;
+        let said = [output.stdout, output.stderr].concat();
+        anyhow::Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+    };
+    let file = file.display().to_string();
+    let (is_taken, said) = run(&["check", &file])?;
+    if !is_taken {
+        bail!("warmroute check: {said}");
+    }
+    let mut args: Vec<&str> = chart.given.iter().map(String::as_str).collect();
+    args.retain(|arg| !arg.starts_with("--config-file"));
+    args.extend(["--config-file", &file, "--kubeconfig", "/there/is/none"]);
+    let (is_serving, said) = run(&args)?;
+    if is_serving || !said.contains("/there/is/none") {
+        bail!("warmroute {}: {said}", args.join(" "));
+    }
+    Ok(())
 }

@@ -52,7 +52,7 @@ const PRIORITIES: [i64; 2] = [7, -1];
 pub(crate) async fn run(rig: &mut Rig, row: &mut Row) -> anyhow::Result<()> {
     let stage = Stage::open_ready(rig, StageOptions::new("custom-resources")).await?;
     let both = [objects(GROUPS[0], PRIORITIES[0], MODELS[0])?, objects(GROUPS[1], PRIORITIES[1], MODELS[1])?];
-    let load = stage.load();
+    let load = stage.load(row);
 
     for (at, objects) in both.iter().enumerate() {
         objects.apply(&stage.client, &stage.namespace).await?;
@@ -192,7 +192,7 @@ async fn without_pools(rig: &Rig, stage: &Stage, row: &mut Row) -> anyhow::Resul
     definition.until_established(&stage.client).await?;
     stage.manifests.only("InferencePool", "warmroute").apply(&stage.client, &stage.namespace).await?;
     stage.until_endpoints(&stage.addresses()).await?;
-    let load = stage.load();
+    let load = stage.load(row);
     load.until_picked(&stage.addresses()).await?;
     let tally = load.finish().await;
     row.event("the definition and the pool are back");

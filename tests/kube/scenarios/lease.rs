@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
+use crate::gateway::PickerList;
 use crate::picker_pod::{PickerPod, WITHIN};
 use crate::stage::{Rig, Stage, StageOptions};
 use crate::transcript::Row;
 
 pub(crate) async fn run(rig: &mut Rig, row: &mut Row) -> anyhow::Result<()> {
-    let options = StageOptions { values: "lease", pickers: 3, panics: true, ..StageOptions::new("lease") };
+    let options =
+        StageOptions { values: "lease", pickers: 3, list: PickerList::Told, ..StageOptions::new("lease") };
     let mut stage = Stage::open(rig, options).await?;
     let leader = until_one_leads(&mut stage.pickers).await?;
     row.event(format!("{} leads", stage.pickers[leader].name));
@@ -22,13 +24,18 @@ pub(crate) async fn run(rig: &mut Rig, row: &mut Row) -> anyhow::Result<()> {
             .await?;
     }
     row.check(true, "every replica lives and knows the pool, and one of three is ready");
+    let all: Vec<_> = stage.pickers.iter().map(|picker| picker.grpc).collect();
+    stage.gateway.list(&all).await?;
     stage.gateway.until_pickers(1).await?;
-    let load = stage.load();
+    let load = stage.load(row);
     load.until_picked(&stage.addresses()).await?;
 
     let mut old = stage.pickers.remove(leader);
     let began = Instant::now();
     old.terminate()?;
+    // A pod that is told to stop is no endpoint any more.
+    let left: Vec<_> = stage.pickers.iter().map(|picker| picker.grpc).collect();
+    stage.gateway.list(&left).await?;
     let leader = until_one_leads(&mut stage.pickers).await?;
     row.event(format!(
         "{} leads {:.1} s after {} was told to stop",

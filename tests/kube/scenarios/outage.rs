@@ -14,17 +14,17 @@ const RETURN_LIMIT: Duration = Duration::from_secs(40);
 pub(crate) async fn run(rig: &mut Rig, row: &mut Row) -> anyhow::Result<()> {
     let mut stage = Stage::open_ready(rig, StageOptions::new("outage")).await?;
     let (all, outage) = (stage.addresses(), rig.outage);
-    let load = stage.load();
+    let load = stage.load(row);
     load.until_picked(&all).await?;
     let second = rig.plane.start_second().await?;
     stage.site.client = second.clone();
     for engine in &mut stage.engines {
         engine.tell(&second);
     }
-    let began = Instant::now();
     stage.ready_log.cut();
-    rig.plane.stop_server().await;
-    row.event("the API server is stopped");
+    rig.plane.kill_server();
+    let began = Instant::now();
+    row.event("the API server is killed");
 
     // One pod stops being ready, one is deleted, one is new, one is replaced by another with the same address.
     stage.engines[0].set_ready(false).await?;
@@ -62,7 +62,7 @@ pub(crate) async fn run(rig: &mut Rig, row: &mut Row) -> anyhow::Result<()> {
     for engine in &mut stage.engines {
         engine.tell(&client);
     }
-    rig.plane.stop_second().await;
+    rig.plane.kill_second();
     rig.client = client;
     row.load(load.finish().await);
     stage.close().await

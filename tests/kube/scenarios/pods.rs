@@ -13,7 +13,7 @@ pub(crate) async fn run(rig: &mut Rig, row: &mut Row) -> anyhow::Result<()> {
     let mut stage = Stage::open_ready(rig, StageOptions::new("pods")).await?;
     let all = stage.addresses();
     row.event(format!("{} pickers pick from {} engines", stage.pickers.len(), all.len()));
-    let load = stage.load();
+    let load = stage.load(row);
     load.until_picked(&all).await?;
     readiness(&mut stage, row, &load, &all).await?;
     labels_and_addresses(&mut stage, row, &load, &all).await?;

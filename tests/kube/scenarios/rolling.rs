@@ -20,7 +20,7 @@ pub(crate) async fn run(rig: &mut Rig, row: &mut Row, recipe: Recipe) -> anyhow:
         Recipe::FullDuplex => "rolling-duplex",
     };
     let mut stage = Stage::open_ready(rig, StageOptions { recipe, ..StageOptions::new(name) }).await?;
-    let load = stage.load();
+    let load = stage.load(row);
     load.until_picked(&stage.addresses()).await?;
     load.until_more(PAUSE * 2).await;
 

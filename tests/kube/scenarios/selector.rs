@@ -11,7 +11,7 @@ pub(crate) async fn run(rig: &mut Rig, row: &mut Row) -> anyhow::Result<()> {
         "there is no InferencePool",
     );
     let all = stage.addresses();
-    let load = stage.load();
+    let load = stage.load(row);
     load.until_picked(&all).await?;
     let new = stage.site.start("engine-3", engine_host(3)).await?;
     new.set_ready(true).await?;
