@@ -78,15 +78,23 @@ replicas: {{ ternary (int $router.epp.autoscaling.maxReplicas) (int $router.epp.
 {{- end -}}
 {{- end -}}
 
-{{/* Defaults of a container of ours, under what the values say. */}}
+{{/* Defaults of a container of ours, under what the values say; null takes a default away. */}}
 {{- define "warmroute.containerSecurity" -}}
 {{- $defaults := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "runAsNonRoot" true "capabilities" (dict "drop" (list "ALL")) -}}
-{{- toYaml (mergeOverwrite $defaults (deepCopy .)) -}}
+{{- include "warmroute.laidOver" (dict "defaults" $defaults "given" .) -}}
 {{- end -}}
 
 {{- define "warmroute.podSecurity" -}}
 {{- $defaults := dict "runAsNonRoot" true "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532 "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") -}}
-{{- toYaml (mergeOverwrite $defaults (deepCopy .)) -}}
+{{- include "warmroute.laidOver" (dict "defaults" $defaults "given" .) -}}
+{{- end -}}
+
+{{- define "warmroute.laidOver" -}}
+{{- $all := .defaults -}}
+{{- range $key, $value := .given -}}
+{{- if kindIs "invalid" $value }}{{ $_ := unset $all $key }}{{ else }}{{ $_ := set $all $key $value }}{{ end -}}
+{{- end -}}
+{{- toYaml $all -}}
 {{- end -}}
 
 {{/* Where pods may run: selector, tolerations, affinity, spread, priority. Takes {values, selector, antiAffinity}. */}}

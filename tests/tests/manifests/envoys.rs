@@ -1,5 +1,6 @@
 //! Envoy's configurations, read by Envoy itself and held against the recipes of `deploy/envoy`.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -21,7 +22,8 @@ pub(crate) fn are_taken(what: &str, objects: &Objects) {
         }
     }
     for filter in objects.of("EnvoyFilter") {
-        let bootstrap = gateway_with(what, filter);
+        let engine = json!({"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 8000}}}});
+        let bootstrap = gateway_with(what, filter, (Ipv4Addr::LOCALHOST, 8080).into(), vec![engine]);
         follows_a_recipe(what, &bootstrap);
         is_taken(what, &bootstrap);
     }
@@ -80,12 +82,12 @@ fn ext_proc_of(manager: &Value) -> &Value {
     &filter.unwrap()["typed_config"]
 }
 
-/// A bootstrap as Istio would make it of a gateway with one route, with the patches of an EnvoyFilter in it.
-fn gateway_with(what: &str, filter: &Value) -> Value {
+/// A bootstrap as Istio would make it of a gateway with one route to these engines, with the patches of an EnvoyFilter in
+/// it.
+pub(crate) fn gateway_with(what: &str, filter: &Value, address: SocketAddr, engines: Vec<Value>) -> Value {
     let mut clusters = vec![json!({
         "name": "engines", "type": "STATIC", "connect_timeout": "1s",
-        "load_assignment": {"cluster_name": "engines", "endpoints": [{"lb_endpoints": [
-            {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 8000}}}}]}]},
+        "load_assignment": {"cluster_name": "engines", "endpoints": [{"lb_endpoints": engines}]},
     })];
     let mut manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -97,7 +99,7 @@ fn gateway_with(what: &str, filter: &Value) -> Value {
     });
     let mut listener = json!({
         "name": "gateway",
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 8080}},
+        "address": {"socket_address": {"address": address.ip(), "port_value": address.port()}},
     });
     for patch in list(&filter["spec"]["configPatches"]) {
         let value = &patch["patch"]["value"];

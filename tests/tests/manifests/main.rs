@@ -9,6 +9,7 @@ mod configurations;
 mod deployed;
 mod engine_examples;
 mod envoys;
+mod live;
 mod network;
 mod objects;
 mod picker_args;

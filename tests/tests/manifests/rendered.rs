@@ -230,6 +230,12 @@ fn what_is_given_reaches_the_pod() {
         &["router.epp.podSecurityContext.runAsUser=1000", "router.epp.securityContext.runAsUser=1000"],
     );
     assert_eq!(pod(security.picker())["securityContext"]["runAsUser"], 1000);
+    // Where the cluster gives out user ids, as OpenShift does.
+    let none =
+        ["runAsUser", "runAsGroup", "fsGroup"].map(|id| format!("router.epp.podSecurityContext.{id}=null"));
+    let none = rendered("istio", &none.each_ref().map(String::as_str));
+    assert!(pod(none.picker())["securityContext"]["runAsUser"].is_null());
+    assert_eq!(pod(none.picker())["securityContext"]["runAsNonRoot"], true);
     assert_eq!(
         container(security.picker(), "epp").unwrap()["securityContext"]["readOnlyRootFilesystem"],
         true
