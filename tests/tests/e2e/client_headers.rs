@@ -70,7 +70,7 @@ async fn lured_without_body(listener: SocketAddr, decoy: SocketAddr) -> String {
     let mut connection = TcpStream::connect(listener).await.unwrap();
     let routing: String = ROUTING_HEADERS.iter().map(|name| format!("{name}: {decoy}\r\n")).collect();
     let request = format!(
-        "POST {COMPLETIONS} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\nx-request-id: lured\r\n{routing}\
+        "GET /v1/models HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\nx-request-id: lured\r\n{routing}\
          transfer-encoding: chunked\r\ntrailer: x-checksum\r\n\r\n0\r\nx-checksum: 17\r\n\r\n"
     );
     connection.write_all(request.as_bytes()).await.unwrap();
@@ -103,8 +103,11 @@ fn in_no_body_mode_can_a_client_route() {
             let answer = client.send(request).await;
             let is_blind = ["NONE", "STREAMED"].contains(&mode);
             assert_eq!(answer.status, if is_blind { 200 } else { 400 }, "{mode}: {}", answer.text());
+            // Where the body is waited for, the destination of this one can only be told as metadata, which the recipe's
+            // cluster doesn't read.
             let status = lured_without_body(envoy.listener, decoy.address).await;
-            assert!(is_blind || !status.contains(" 200 "), "{mode}: {status}");
+            let expected = if mode.starts_with("BUFFERED") { "HTTP/1.1 503" } else { "HTTP/1.1 200" };
+            assert!(status.starts_with(expected), "{mode}: {status}");
         }
         assert!(decoy.received_so_far().is_empty(), "{:?}", decoy.received_so_far());
     });
@@ -123,7 +126,7 @@ fn where_nothing_can_be_picked_a_client_reaches_nobody() {
                 assert_eq!(answer.status, 503, "{mode} {method}: {}", answer.text());
             }
             let status = lured_without_body(envoy.listener, decoy.address).await;
-            assert!(!status.contains(" 200 "), "{mode}: {status}");
+            assert!(status.starts_with("HTTP/1.1 503"), "{mode}: {status}");
         }
         assert!(decoy.received_so_far().is_empty(), "{:?}", decoy.received_so_far());
     });
