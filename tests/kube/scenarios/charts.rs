@@ -1,6 +1,7 @@
-//! Every values file of the chart: linted, rendered, and applied to the API server, which checks every field.
+//! Every values file of the chart: linted, rendered, and applied to the API server, which checks every field; the picker
+//! takes its flags and its configuration. And every manifest of `deploy/kubernetes`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
@@ -12,34 +13,62 @@ use crate::stage::Rig;
 use crate::transcript::Row;
 
 pub(crate) async fn run(rig: &mut Rig, row: &mut Row) -> anyhow::Result<()> {
+    let values = yaml_files(&[rig.chart.folder.join("ci"), rig.chart.values.clone()])?;
+    row.check(values.len() > 10, format!("there are {} values files", values.len()));
+    for file in values {
+        let name = stem(&file);
+        tell(row, &name, try_out(rig, &name, file).await);
+    }
+    let manifests = rig.tools.root.join("deploy/kubernetes");
+    make_namespace(rig, "inference").await?;
+    for file in yaml_files(&[manifests.clone(), manifests.join("vllm"), manifests.join("sglang")])? {
+        let name = file.strip_prefix(&manifests).unwrap_or(&file).display().to_string();
+        tell(row, &name, try_out_manifest(rig, &file).await);
+    }
+    Ok(())
+}
+
+fn tell(row: &mut Row, name: &str, outcome: anyhow::Result<String>) {
+    row.check(outcome.is_ok(), format!("{name} is taken"));
+    match outcome {
+        Ok(what) => row.event(format!("{name}: {what}")),
+        Err(error) => row.event(format!("{name}: {error:#}")),
+    }
+}
+
+fn yaml_files(folders: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = Vec::new();
-    for folder in [rig.chart.folder.join("ci"), rig.chart.values.clone()] {
-        for entry in
-            std::fs::read_dir(&folder).with_context(|| format!("there is no {}", folder.display()))?
-        {
+    for folder in folders {
+        for entry in std::fs::read_dir(folder).with_context(|| format!("there is no {}", folder.display()))? {
             files.push(entry?.path());
         }
     }
     files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
     files.sort();
-    row.check(files.len() > 10, format!("there are {} values files", files.len()));
-    for file in files {
-        let name = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let outcome = try_out(rig, &name, file).await;
-        row.check(outcome.is_ok(), format!("{name} is taken by helm and by the API server"));
-        match outcome {
-            Ok(kinds) => row.event(format!("{name}: {kinds}")),
-            Err(error) => row.event(format!("{name}: {error:#}")),
-        }
-    }
-    Ok(())
+    Ok(files)
+}
+
+fn stem(file: &Path) -> String {
+    file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+async fn make_namespace(rig: &Rig, name: &str) -> anyhow::Result<()> {
+    let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    Manifests::parse(&space.to_string())?.apply(&rig.client, "").await
+}
+
+/// Applies a manifest as it is.
+async fn try_out_manifest(rig: &Rig, file: &Path) -> anyhow::Result<String> {
+    let manifests = Manifests::parse(&std::fs::read_to_string(file)?)?;
+    manifests.apply(&rig.client, "inference").await?;
+    manifests.delete(&rig.client, "inference").await?;
+    Ok(format!("{} objects, {}", manifests.len(), manifests.kinds().join(", ")))
 }
 
 /// Lints, renders and applies one values file in a namespace of its own; returns what it makes.
 async fn try_out(rig: &Rig, name: &str, file: PathBuf) -> anyhow::Result<String> {
     let namespace = format!("chart-{name}").replace('.', "-");
-    let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-    Manifests::parse(&space.to_string())?.apply(&rig.client, "").await?;
+    make_namespace(rig, &namespace).await?;
     let files = [file];
     rig.chart.lint(&files)?;
     let manifests = Manifests::parse(&rig.chart.template(&namespace, &files, &[])?)?;
