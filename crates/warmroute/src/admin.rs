@@ -115,7 +115,9 @@ async fn health(State(admin): State<Admin>) -> Response {
     if admin.readiness.is_ready() {
         "ok\n".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+        let why = admin.kubernetes.as_ref().and_then(|kubernetes| kubernetes.report().why_no_pool());
+        let why = why.map_or(String::new(), |why| format!(": {why}"));
+        (StatusCode::SERVICE_UNAVAILABLE, format!("not ready{why}\n")).into_response()
     }
 }
 

@@ -74,3 +74,42 @@ impl EndpointPublisher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use warmroute_kv_index::{IndexLimits, KvIndex};
+
+    use super::*;
+    use crate::engine_events::{EngineEvents, EventSettings};
+    use crate::metrics::Metrics;
+    use crate::pool::EndpointSpec;
+    use crate::prompt::AdapterNames;
+    use crate::tasks::Tasks;
+
+    #[tokio::test]
+    async fn ranks_that_an_engine_listed_are_not_those_of_the_one_in_its_place() {
+        let (tasks, _ends) = Tasks::new();
+        let settings =
+            EventSettings { listen: None, port: 0, replay_port: 0, topic_filter: String::new(), shards: 1 };
+        let (index, metrics) = (KvIndex::new(IndexLimits::default()), Arc::new(Metrics::try_new().unwrap()));
+        let adapters = Arc::new(AdapterNames::default());
+        let events = EngineEvents::try_new(index, settings, metrics, &adapters).unwrap();
+        let followers = Followers { scraper: None, models: None, events, sources: None, tasks };
+        let pool = Arc::new(Pool::new("p"));
+        let mut publisher = EndpointPublisher::new(pool.clone(), followers);
+        let pod = |uid: &str| {
+            let spec = EndpointSpec::new("team/vllm-0-rank-0", "10.0.0.1", 8000);
+            vec![EndpointSpec { uid: uid.into(), ..spec }.into()]
+        };
+        let names = || pool.snapshot().endpoints.iter().map(|row| row.name.to_string()).collect::<Vec<_>>();
+        publisher.publish(pod("a"));
+        publisher.ranks.tell("10.0.0.1", 8000, vec![0, 1]);
+        publisher.publish(pod("a"));
+        assert_eq!(names(), ["team/vllm-0-rank-0", "team/vllm-0-rank-1"]);
+        let old = pool.snapshot().states.clone();
+        publisher.publish(pod("b"));
+        assert_eq!(names(), ["team/vllm-0-rank-0"]);
+        assert_eq!(pool.snapshot().states[0].spec.ranks.header(), None);
+        assert!(old.iter().all(|state| state.gone.is_cancelled()));
+    }
+}

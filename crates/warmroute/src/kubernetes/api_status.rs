@@ -59,6 +59,19 @@ pub struct KubernetesReport {
     pub resources: Vec<ResourceState>,
 }
 
+impl KubernetesReport {
+    /// Why there is no pool, with what is wrong with the kinds of objects that tell of it; None if there is one.
+    pub fn why_no_pool(&self) -> Option<String> {
+        let mut why = self.no_pool.clone()?;
+        for ResourceState { resource, problem, .. } in &self.resources {
+            if let Some(problem) = problem {
+                why = format!("{why}; {resource}: {problem}");
+            }
+        }
+        Some(why)
+    }
+}
+
 /// What is known of a cluster. Cheap to clone; all clones share it.
 #[derive(Clone, Debug)]
 pub struct KubernetesStatus {

@@ -121,6 +121,8 @@ async fn before_the_first_list_it_is_not_ready_and_says_why() {
         }
     };
     cluster.resource_where(POOLS, says("the CRD isn't installed")).await;
+    let why = cluster.status.report().why_no_pool().unwrap();
+    assert!(why.contains(&format!("; {POOLS}: the cluster has no inferencepools")), "{why}");
     assert!(!cluster.readiness.is_ready());
     // Then with it, but the pods may not be read.
     cluster.api.fault(PODS, Some(Fault::Status(403, "no")));
