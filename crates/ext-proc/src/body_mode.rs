@@ -1,8 +1,10 @@
 use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
 use envoy_types::pb::envoy::service::ext_proc::v3::ProtocolConfiguration;
+use serde::{Deserialize, Serialize};
 
 /// How the gateway hands bodies of one direction to the picker (Envoy's `BodySendMode`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum BodyMode {
     /// No body is sent.
     None,
@@ -41,7 +43,7 @@ impl BodyMode {
 }
 
 /// The body modes of both directions, as told by the first message of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BodyModes {
     /// How request bodies come.
     pub request: BodyMode,

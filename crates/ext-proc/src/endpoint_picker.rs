@@ -113,6 +113,11 @@ impl Refusal {
         Self::new(503, "ServiceUnavailable", "the endpoint picker failed to pick an endpoint")
     }
 
+    /// 429 with the reason `warmroute-probe`: what a probe gets instead of a pick.
+    pub(crate) fn probe() -> Self {
+        Self::new(429, "ResourceExhausted", "a probe of the gateway").with_reason("warmroute-probe")
+    }
+
     /// 413 for a body over the configured limit.
     pub fn body_too_large(limit_bytes: usize) -> Self {
         Self::too_large(format!(

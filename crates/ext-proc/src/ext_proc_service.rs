@@ -10,7 +10,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::stream::StreamLimits;
-use crate::{Counters, CountersSnapshot, Drain, EndpointPicker, ProcessStream};
+use crate::{Counters, CountersSnapshot, Drain, EndpointPicker, Probes, ProcessStream};
 
 /// The limits of a service.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +57,7 @@ pub(crate) struct ServiceShared<P> {
     pub(crate) config: ServiceConfig,
     pub(crate) drain: Drain,
     pub(crate) counters: Counters,
+    pub(crate) probes: Arc<Probes>,
 }
 
 impl<P> Clone for ExtProcService<P> {
@@ -68,8 +69,8 @@ impl<P> Clone for ExtProcService<P> {
 impl<P: EndpointPicker> ExtProcService<P> {
     /// A service over one picker. Clones share picker, drain and counters.
     pub fn new(picker: Arc<P>, config: ServiceConfig) -> Self {
-        let shared = ServiceShared { picker, config, drain: Drain::new(), counters: Counters::default() };
-        Self { shared: Arc::new(shared) }
+        let (drain, counters, probes) = (Drain::new(), Counters::default(), Arc::default());
+        Self { shared: Arc::new(ServiceShared { picker, config, drain, counters, probes }) }
     }
 
     /// The tonic service with the message limits of the config; takes gzip-compressed messages.
@@ -91,6 +92,11 @@ impl<P: EndpointPicker> ExtProcService<P> {
         self.shared.counters.snapshot(self.shared.drain.open_streams())
     }
 
+    /// Where probes of a gateway are registered and read.
+    pub fn probes(&self) -> Arc<Probes> {
+        self.shared.probes.clone()
+    }
+
     /// Drives one stream of messages, for hosts and tests that don't use tonic's server.
     pub fn process_stream<S>(&self, inbound: S) -> ProcessStream<P, S>
     where
@@ -109,6 +115,7 @@ impl<P: EndpointPicker> ExternalProcessor for ExtProcService<P> {
         &self,
         request: Request<Streaming<ProcessingRequest>>,
     ) -> Result<Response<Self::ProcessStream>, Status> {
-        Ok(Response::new(self.process_stream(request.into_inner())))
+        let from = request.remote_addr();
+        Ok(Response::new(self.process_stream(request.into_inner()).coming_from(from)))
     }
 }

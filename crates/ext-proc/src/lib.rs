@@ -13,6 +13,9 @@ mod endpoint_picker;
 mod ext_proc_service;
 mod header_list;
 mod http_request;
+mod probe_record;
+mod probe_watch;
+mod probes;
 mod process_stream;
 pub mod stream;
 mod violation;
@@ -24,6 +27,8 @@ pub use endpoint_picker::{EndpointPicker, Picked, Refusal, StreamEnd, StreamLeas
 pub use ext_proc_service::{ExtProcService, ServiceConfig};
 pub use header_list::HeaderList;
 pub use http_request::{HttpRequest, RequestBody, subset_host};
+pub use probe_record::{ProbeAnswer, ProbeEnd, ProbeMessage, ProbeOrder, ProbeRecord};
+pub use probes::{ProbeRefused, Probes};
 pub use process_stream::ProcessStream;
 pub use violation::Violation;
 
@@ -58,12 +63,16 @@ pub const ROUTING_HEADERS: [&str; 10] = [
     SCORES_KEY,
 ];
 
+/// The request header that names the nonces of a [probe](Probes), separated by commas. It never reaches an engine by way
+/// of the picker.
+pub const PROBE_HEADER: &str = "x-warmroute-probe";
+
 /// Request headers by which clients talk to the picker, in today's and in older spellings. They are removed, so that
 /// no engine sees them.
 ///
 /// Source: `pkg/epp/metadata/consts.go` and the system-owned headers of `pkg/epp/util/request/headers.go` in
 /// github.com/llm-d/llm-d-router, which only means to remove them.
-pub const CONTROL_HEADERS: [&str; 14] = [
+pub const CONTROL_HEADERS: [&str; 15] = [
     "x-llm-d-inference-objective",
     "x-gateway-inference-objective",
     "x-llm-d-inference-fairness-id",
@@ -78,6 +87,7 @@ pub const CONTROL_HEADERS: [&str; 14] = [
     "x-llm-d-video-duration-seconds",
     "x-llm-d-video-resolution",
     "x-gateway-destination-endpoint-subset",
+    PROBE_HEADER,
 ];
 
 /// Most body bytes in one message back to the gateway; some Envoys cap messages at 64 KiB.

@@ -1,10 +1,12 @@
 use std::future::Future;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request;
 use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
 use tokio::time::Sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -12,8 +14,12 @@ use tonic::{Code, Status};
 
 use crate::drain::OpenStream;
 use crate::ext_proc_service::ServiceShared;
+use crate::probe_watch::ProbeWatch;
 use crate::stream::{Action, LeaseWatch, Stream};
-use crate::{Counters, EndpointPicker, HttpRequest, Picked, Refusal, StreamEnd};
+use crate::{
+    Counters, EndpointPicker, HeaderList, HttpRequest, PROBE_HEADER, Picked, ProbeAnswer, ProbeOrder,
+    Refusal, StreamEnd,
+};
 
 type PickFuture<L> = Pin<Box<dyn Future<Output = Result<Picked<L>, Refusal>> + Send>>;
 
@@ -32,6 +38,9 @@ pub struct ProcessStream<P: EndpointPicker, S> {
     drain: DrainWatch,
     lease_watch: (LeaseWatch, Instant),
     opened_at: Instant,
+    from: Option<SocketAddr>,
+    /// Only where an operator probes the gateway.
+    probe: Option<Box<ProbeWatch>>,
     is_broken: bool,
     is_over: bool,
     /// Last, so that the stream counts as open until its lease is dropped.
@@ -71,11 +80,19 @@ where
             drain: DrainWatch::NotAsked,
             lease_watch: (LeaseWatch::Unwatched, now),
             opened_at: now,
+            from: None,
+            probe: None,
             is_broken: false,
             is_over: false,
             _open: shared.drain.open_stream(),
             shared,
         }
+    }
+
+    /// The same stream, whose other end is known.
+    pub(crate) fn coming_from(mut self, from: Option<SocketAddr>) -> Self {
+        self.from = from;
+        self
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<ProcessingResponse, Status>>> {
@@ -85,7 +102,12 @@ where
             }
             while let Some(action) = self.stream.next_action() {
                 match action {
-                    Action::Send(message) => return Poll::Ready(Some(Ok(message))),
+                    Action::Send(message) => {
+                        if let Some(probe) = &self.probe {
+                            probe.sent(&message);
+                        }
+                        return Poll::Ready(Some(Ok(message)));
+                    }
                     Action::Pick(request) => self.start_pick(request),
                     Action::PickByLoad(request) => self.start_pick_by_load(request),
                     Action::AbandonPick => self.pick = None,
@@ -109,9 +131,28 @@ where
     }
 
     fn start_pick(&mut self, request: HttpRequest) {
+        if let Some(order) = self.probe.as_ref().map(|probe| probe.order) {
+            return self.start_probe(order, request);
+        }
         Counters::add(&self.shared.counters.picks, 1);
         let picker = Arc::clone(&self.shared.picker);
         self.pick = Some(Box::pin(async move { picker.pick(request).await }));
+    }
+
+    fn start_probe(&mut self, order: ProbeOrder, request: HttpRequest) {
+        if matches!(order.answer, ProbeAnswer::FailAtHeaders | ProbeAnswer::FailAtPick) {
+            return self.stream.fail();
+        }
+        let picker = Arc::clone(&self.shared.picker);
+        self.pick = Some(Box::pin(async move {
+            if !order.delay().is_zero() {
+                tokio::time::sleep(order.delay()).await;
+            }
+            match order.answer {
+                ProbeAnswer::Immediate => Err(Refusal::probe()),
+                _ => picker.pick(request).await,
+            }
+        }));
     }
 
     fn start_pick_by_load(&mut self, request: HttpRequest) {
@@ -130,7 +171,12 @@ where
         let pick = self.pick.take();
         let dropped = catch_unwind(AssertUnwindSafe(|| drop(pick)));
         match result {
-            Some(result) if dropped.is_ok() => self.stream.on_pick(result),
+            Some(result) if dropped.is_ok() => {
+                if let (Some(probe), Ok(picked)) = (&self.probe, &result) {
+                    probe.picked(&picked.destinations);
+                }
+                self.stream.on_pick(result);
+            }
             _ => {
                 Counters::add(&self.shared.counters.inner_failures, 1);
                 tracing::error!("a pick panicked");
@@ -147,6 +193,7 @@ where
         match Pin::new(&mut self.inbound).poll_next(cx) {
             Poll::Pending => return false,
             Poll::Ready(Some(Ok(message))) => {
+                self.note_probe(&message);
                 self.stream.on_message(message);
                 self.idle.restart();
             }
@@ -161,6 +208,33 @@ where
             }
         }
         true
+    }
+
+    /// Begins the watch of a stream that belongs to a probe, and goes on with it.
+    fn note_probe(&mut self, message: &ProcessingRequest) {
+        if self.probe.is_none() && self.shared.probes.is_any() {
+            self.begin_probe(message);
+        }
+        if let Some(probe) = &self.probe {
+            probe.received(message);
+        }
+    }
+
+    fn begin_probe(&mut self, message: &ProcessingRequest) {
+        let Some(Request::RequestHeaders(headers)) = &message.request else { return };
+        let Some(headers) = &headers.headers else { return };
+        if !headers.headers.iter().any(|header| header.key.eq_ignore_ascii_case(PROBE_HEADER)) {
+            return;
+        }
+        let headers = HeaderList::from_proto(Some(headers.clone()));
+        let Some(probe) = self.shared.probes.begin(&headers) else { return };
+        probe.opened(message, &headers, self.from);
+        let (header, metadata) = probe.order.answer.names_in();
+        self.stream.name_destination_in(header, metadata);
+        if probe.order.answer == ProbeAnswer::FailAtHeaders {
+            self.stream.fail();
+        }
+        self.probe = Some(Box::new(probe));
     }
 
     /// The body's idle time and the drain; only looked at when nothing else is to be done.
@@ -224,6 +298,9 @@ impl<P: EndpointPicker, S> ProcessStream<P, S> {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
+        if let Some(probe) = &self.probe {
+            probe.ended(end, status);
+        }
         let counters = &self.shared.counters;
         counters.take_in(self.stream.tally(), self.stream.lease_panics());
         let (picker, open_for) = (&self.shared.picker, self.opened_at.elapsed());
@@ -232,7 +309,8 @@ impl<P: EndpointPicker, S> ProcessStream<P, S> {
         }
         let by_gateway = matches!(end, StreamEnd::GatewayClosed | StreamEnd::Cancelled);
         let (watch, since) = self.lease_watch;
-        if by_gateway && watch != LeaseWatch::Unwatched {
+        // What a probe provokes says nothing of the traffic.
+        if by_gateway && watch != LeaseWatch::Unwatched && self.probe.is_none() {
             Counters::add(&counters.lease_only_ends, 1);
             let is_early = since.elapsed() < self.shared.config.lease_blind_within;
             if is_early && watch != LeaseWatch::ResponseBegun {

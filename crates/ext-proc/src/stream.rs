@@ -98,6 +98,13 @@ pub enum LeaseWatch {
     ResponseBegun,
 }
 
+/// Where an answer names the destination: in both, except for probes of a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DestinationNames {
+    header: bool,
+    metadata: bool,
+}
+
 /// What a stream counted, for the service's counters.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -131,6 +138,7 @@ pub struct Stream<L: StreamLease> {
     response: ResponseSide,
     response_headers: Vec<(String, String)>,
     served_header: Option<&'static str>,
+    names: DestinationNames,
     outbox: Outbox,
     command: Option<Command>,
     lease: LeaseHold<L>,
@@ -151,6 +159,7 @@ impl<L: StreamLease> Stream<L> {
             response: ResponseSide::default(),
             response_headers: Vec::new(),
             served_header: None,
+            names: DestinationNames { header: true, metadata: true },
             outbox: Outbox::default(),
             command: None,
             lease: LeaseHold::empty(),
@@ -288,6 +297,19 @@ impl<L: StreamLease> Stream<L> {
             self.give_up_stream(StreamEnd::InnerFailure);
         } else {
             self.refuse(&Refusal::inner_failure());
+        }
+    }
+
+    /// From now on the destination is named in the header, in the metadata, in both or in neither.
+    pub(crate) fn name_destination_in(&mut self, header: bool, metadata: bool) {
+        self.names = DestinationNames { header, metadata };
+    }
+
+    /// Ends the stream with an error, whatever it is at.
+    pub(crate) fn fail(&mut self) {
+        if self.ending == Ending::No {
+            self.request.give_up();
+            self.ending = Ending::Abort(StreamEnd::InnerFailure);
         }
     }
 

@@ -29,7 +29,7 @@ pub(super) enum Direction {
 /// Everything that routes a request: the header mutation and the metadata with the same destination.
 pub(super) struct Answer {
     mutation: HeaderMutation,
-    metadata: Struct,
+    metadata: Option<Struct>,
 }
 
 impl Answer {
@@ -62,7 +62,21 @@ impl Answer {
         );
         Self {
             mutation: HeaderMutation { set_headers, remove_headers },
-            metadata: metadata(destination, &picked.scores),
+            metadata: Some(metadata(destination, &picked.scores)),
+        }
+    }
+
+    /// Takes the destination out of the header or the metadata unless it shall be named there.
+    pub(super) fn name_in(&mut self, header: bool, metadata: bool) {
+        if !header {
+            let is_destination = |set: &HeaderValueOption| {
+                set.header.as_ref().is_some_and(|header| header.key == DESTINATION_HEADER)
+            };
+            self.mutation.set_headers.retain(|set| !is_destination(set));
+            self.mutation.remove_headers.push(DESTINATION_HEADER.to_owned());
+        }
+        if !metadata {
+            self.metadata = None;
         }
     }
 
@@ -113,7 +127,7 @@ pub(super) fn streamed(chunk: StreamedBodyResponse) -> Option<Mutation> {
 fn common(mutation: Option<Mutation>, answer: Option<Answer>) -> (CommonResponse, Option<Struct>) {
     let clear_route_cache = answer.is_some();
     let (header_mutation, metadata) =
-        answer.map_or((None, None), |answer| (Some(answer.mutation), Some(answer.metadata)));
+        answer.map_or((None, None), |answer| (Some(answer.mutation), answer.metadata));
     let body_mutation = mutation.map(|mutation| BodyMutation { mutation: Some(mutation) });
     (
         CommonResponse { header_mutation, body_mutation, clear_route_cache, ..CommonResponse::default() },
@@ -158,7 +172,7 @@ pub(super) fn trailers_reply(direction: Direction, answer: Option<Answer>) -> Pr
     let trailers = TrailersResponse { header_mutation: None };
     match direction {
         Direction::Request => {
-            reply(Response::RequestTrailers(trailers), answer.map(|answer| answer.metadata))
+            reply(Response::RequestTrailers(trailers), answer.and_then(|answer| answer.metadata))
         }
         Direction::Response => reply(Response::ResponseTrailers(trailers), None),
     }

@@ -291,6 +291,7 @@ impl<L: StreamLease> Stream<L> {
 
     pub(super) fn answer_request(&mut self, mut picked: Picked<L>) {
         let mut answer = Answer::new(&mut picked, self.request.headers.as_deref());
+        answer.name_in(self.names.header, self.names.metadata);
         if self.request.request_id_is_ours {
             answer.set("x-request-id", self.request.request_id.as_ref().to_owned());
         }
