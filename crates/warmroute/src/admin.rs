@@ -1,4 +1,4 @@
-//! The server on the metrics port: `/metrics`, `/status`, `/debug/decisions`, `/healthz`.
+//! The server on the metrics port: `/metrics`, `/status`, `/debug/decisions`, `/debug/probes`, `/healthz`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use crate::kubernetes::{KubernetesReport, KubernetesStatus};
 use crate::metrics::Metrics;
 use crate::metrics_auth::TokenFence;
 use crate::pool::{Adapters, EndpointState, Pool, ServedModel};
+use crate::preflight::ProbeDesk;
 use crate::readiness::Readiness;
 use crate::receipt::{Fallback, Freshness, Receipt, ReceiptRing};
 use crate::reload::ReloadStatus;
@@ -64,6 +65,8 @@ pub struct Admin {
     pub listener: Option<EventListener>,
     /// What is known of the cluster that the endpoints come from, if they come from one.
     pub kubernetes: Option<KubernetesStatus>,
+    /// Where gateways are probed.
+    pub probes: ProbeDesk,
 }
 
 impl Admin {
@@ -77,13 +80,15 @@ impl Admin {
         access: AdminAccess,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
+        let probes = self.probes.clone().routes();
         let router = Router::new()
             .route("/metrics", get(metrics_page))
             .route("/healthz", get(health))
             .route("/status", get(status))
             .route("/debug/decisions", get(decisions))
             .route("/debug/decisions/{id}", get(decision))
-            .with_state(self);
+            .with_state(self)
+            .merge(probes);
         let AdminAccess { tls, fence } = access;
         let router = match fence {
             Some(fence) => fence.around(router),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use clap::Args;
-use http::{HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -65,18 +65,32 @@ impl PickerAccess {
     /// The picker can't be reached, lets nobody in with that token, or its answer can't be read; the error says what to
     /// do.
     pub(crate) async fn get(&self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+        self.send(Method::GET, path, Bytes::new()).await
+    }
+
+    /// What POSTing JSON to `path` gives.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(crate) async fn post(&self, path: &str, json: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
+        self.send(Method::POST, path, json).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
         let base = self.base();
         let url = format!("{base}{path}");
-        let mut request = Request::get(&url);
+        let verb = method.as_str().to_ascii_lowercase();
+        let mut request =
+            Request::builder().method(method).uri(&url).header(header::CONTENT_TYPE, "application/json");
         if let Some(token) = self.bearer_token()? {
             request = request.header(header::AUTHORIZATION, token);
         }
-        let request = request.body(Empty::new()).with_context(|| format!("{url} is not a URL"))?;
+        let request = request.body(Full::new(body)).with_context(|| format!("{url} is not a URL"))?;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         let connector = HttpsConnectorBuilder::new().with_tls_config(self.tls()?).https_or_http();
         let connector = connector.enable_http1().wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new()).build::<_, Empty<Bytes>>(connector);
+        let client = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(connector);
         let response = tokio::time::timeout(ANSWER_WITHIN, client.request(request)).await;
         let response =
             response.with_context(|| format!("no answer from {base} within 10 seconds"))?.with_context(
@@ -91,7 +105,7 @@ impl PickerAccess {
                 "{base} lets nobody in without a token that its cluster knows: give --token-file or --token"
             ),
             StatusCode::FORBIDDEN => bail!(
-                "{}: its user needs a ClusterRole with verb get on the nonResourceURL {path}",
+                "{}: its user needs a ClusterRole with verb {verb} on the nonResourceURL {path}",
                 String::from_utf8_lossy(&body).trim()
             ),
             _ => Ok((status, body)),

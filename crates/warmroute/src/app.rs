@@ -12,9 +12,9 @@ use tracing_subscriber::fmt::format::FmtSpan;
 use warmroute_plugin::{DuplicateType, Registry};
 
 use crate::check::CheckReport;
-use crate::cli::{CheckOptions, Cli, Command, PluginsOptions, ServeOptions};
+use crate::cli::{CheckOptions, Cli, Command, DoctorCommand, DoctorOptions, PluginsOptions, ServeOptions};
 use crate::plugin_list::PluginList;
-use crate::{doctor, explain, serve};
+use crate::{doctor, explain, preflight, serve};
 
 type Register = fn(&mut Registry) -> Result<(), DuplicateType>;
 
@@ -60,10 +60,7 @@ impl Warmroute {
         match outcome {
             Ok(code) => code,
             Err(error) => {
-                #[allow(clippy::print_stderr, reason = "the one place that tells why the program ends")]
-                {
-                    eprintln!("warmroute: {error:#}");
-                }
+                tell(&error);
                 ExitCode::FAILURE
             }
         }
@@ -74,6 +71,17 @@ impl Warmroute {
             Some(Command::Explain(options)) => {
                 answer(&runtime()?.block_on(explain::explain(&options))?)?;
                 Ok(ExitCode::SUCCESS)
+            }
+            Some(Command::Doctor(DoctorOptions { command: Some(DoctorCommand::Gateway(flags)), .. })) => {
+                let preflight = match runtime()?.block_on(preflight::examine(&flags)) {
+                    Ok(preflight) => preflight,
+                    Err(error) => {
+                        tell(&error);
+                        return Ok(ExitCode::from(2));
+                    }
+                };
+                answer(&if flags.json { preflight.to_json()? } else { preflight.text() })?;
+                Ok(preflight.exit_code())
             }
             Some(Command::Doctor(options)) => {
                 let examination = runtime()?.block_on(doctor::examine(&options))?;
@@ -112,6 +120,12 @@ impl Warmroute {
         runtime()?.block_on(serve::run(options, Arc::new(registry)))?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Prints the chain of an error.
+#[allow(clippy::print_stderr, reason = "the one place that tells why the program ends")]
+fn tell(error: &anyhow::Error) {
+    eprintln!("warmroute: {error:#}");
 }
 
 /// Prints the answer of a command. A reader that has seen enough (`| head`) is no mistake.

@@ -10,6 +10,7 @@ use crate::admin_client::PickerAccess;
 use crate::kubernetes::KubernetesFlags;
 use crate::objectives::{ObjectiveArg, objective_arg};
 use crate::peer_flags::PeerFlags;
+use crate::preflight::GatewayFlags;
 use crate::replicas::ReplicaFlags;
 use crate::tls::TlsFlags;
 
@@ -86,13 +87,24 @@ pub struct ExplainOptions {
 ///
 /// It exits with 0 if there is nothing to find, 1 if there are findings or the picker can't be asked.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct DoctorOptions {
+    /// What to examine; the engines if absent.
+    #[command(subcommand)]
+    pub command: Option<DoctorCommand>,
     /// The running picker.
     #[command(flatten)]
     pub picker: PickerAccess,
     /// Print everything as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// What the doctor can examine beside the engines.
+#[derive(Debug, Subcommand)]
+pub enum DoctorCommand {
+    /// Examine the gateway before a running picker: which settings it has, what they do, and what to change.
+    Gateway(Box<GatewayFlags>),
 }
 
 /// Options of serving.

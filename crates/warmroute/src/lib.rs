@@ -51,6 +51,7 @@ pub mod plugin_names;
 pub mod policy;
 pub mod pool;
 pub mod prefix_plan;
+pub mod preflight;
 pub mod profile;
 pub mod prompt;
 pub mod readiness;

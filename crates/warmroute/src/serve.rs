@@ -4,6 +4,7 @@ mod access;
 mod cluster;
 mod electing;
 mod from_config;
+mod probing;
 mod stopping;
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ use electing::election;
 use from_config::{
     event_settings, models_poller, prompt_reader, scraper, service, shown_metrics, source_finder, telemetry,
 };
+use probing::probe_desk;
 use stopping::stop_when_told;
 
 /// Averages over the pool aren't made more often than this.
@@ -309,6 +311,7 @@ impl Parts {
             diagnosis: self.diagnosis.clone(),
             listener: self.listener.clone(),
             kubernetes: self.cluster.status(),
+            probes: probe_desk(options, &self.service, &self.pool),
         }
     }
 }

@@ -24,6 +24,7 @@ mod headers;
 mod health;
 mod metrics_port;
 mod prefix_routing;
+mod preflight;
 mod ranks;
 mod refusals;
 mod relearning;
