@@ -95,6 +95,10 @@ custom: ## The template of a scorer crate (deploy/custom) by itself, against the
 	$(CARGO) clippy $(CUSTOM_BUILD) -p acme --all-targets -- -D warnings
 	$(CARGO) test $(CUSTOM_BUILD) -p acme
 
+.PHONY: proto
+proto: ## Makes the Rust code of our own protobuf again (crates/warmroute/src/replicas/pb.rs); a test compares it.
+	WRITE_PROTO=1 $(CARGO) test --locked -p warmroute-tests --test protobuf
+
 .PHONY: fuzz
 fuzz: ## Fuzzes what reads an engine's bytes, on stable Rust: FUZZ_SECONDS (60) per target.
 	tests/fuzz/run.sh

@@ -26,6 +26,7 @@ use crate::preflight::ProbeDesk;
 use crate::readiness::Readiness;
 use crate::receipt::{Fallback, Freshness, Receipt, ReceiptRing};
 use crate::reload::ReloadStatus;
+use crate::replicas::{SnapshotReport, SnapshotStatus};
 use crate::tls::{ServingTls, TlsListener};
 
 /// Receipts that `/debug/decisions` lists unless `?limit=` says otherwise.
@@ -63,6 +64,8 @@ pub struct Admin {
     pub diagnosis: Arc<Diagnosis>,
     /// What takes the connections of engines that publish events, if they may connect.
     pub listener: Option<EventListener>,
+    /// What came of asking siblings at the start, if there are any to ask.
+    pub snapshot: Option<SnapshotStatus>,
     /// What is known of the cluster that the endpoints come from, if they come from one.
     pub kubernetes: Option<KubernetesStatus>,
     /// Where gateways are probed.
@@ -149,6 +152,9 @@ async fn decision(State(admin): State<Admin>, Path(id): Path<String>) -> Respons
 struct Status {
     version: &'static str,
     ready: bool,
+    /// What siblings told at the start; absent if none was to be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sibling_snapshot: Option<SnapshotReport>,
     /// Whether this replica leads; absent unless a leader is elected.
     #[serde(skip_serializing_if = "Option::is_none")]
     leads: Option<bool>,
@@ -275,6 +281,7 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
     Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         ready: admin.readiness.is_ready(),
+        sibling_snapshot: admin.snapshot.as_ref().map(SnapshotStatus::report),
         leads: admin.readiness.leadership(),
         pool: admin.pool.name.clone(),
         policy: admin.decider.policy().summary.clone(),

@@ -1,12 +1,14 @@
 //! What the engines tell: subscriptions to their KV events, and the shards that write the index.
 
 mod connection;
+mod engine_snapshot;
 mod event_listener;
 mod event_sources;
 mod event_target;
 mod expectation;
 mod followed_engine;
 mod followed_rank;
+mod known_engines;
 mod known_ranks;
 mod publishers;
 mod relearning;
@@ -24,10 +26,12 @@ use tokio::sync::Semaphore;
 use warmroute_kv_index::KvIndex;
 use warmroute_plugin::EndpointId;
 
+pub use engine_snapshot::{EngineSnapshot, SnapshotRefused};
 pub use event_listener::{EventListener, ListenerStatus};
 pub use event_sources::{EventSources, NoSources};
 pub use event_target::{GivenPorts, SourceProblem, SourceStatus};
 pub use expectation::{Expectation, Expectations, WITHDRAW_INTERVAL};
+pub use known_engines::{EngineName, KnownEngine, KnownEngines};
 pub use known_ranks::KnownRanks;
 pub use publishers::UnknownPublisher;
 pub use relearning::Relearning;
@@ -70,6 +74,8 @@ pub struct EngineEvents {
     settings: EventSettings,
     replays_at_once: Arc<Semaphore>,
     publishers: Arc<Publishers>,
+    known: Arc<KnownEngines>,
+    adapters: Arc<AdapterNames>,
     metrics: Arc<Metrics>,
 }
 
@@ -88,8 +94,16 @@ impl EngineEvents {
             .map(|at| ShardHandle::spawn(at, metrics.clone(), adapters.clone()))
             .collect();
         let replays_at_once = Arc::new(Semaphore::new(REPLAYS_AT_ONCE));
-        let publishers = Arc::default();
-        Ok(Self { index, shards: shards?.into(), settings, replays_at_once, publishers, metrics })
+        Ok(Self {
+            index,
+            shards: shards?.into(),
+            settings,
+            replays_at_once,
+            publishers: Arc::default(),
+            known: Arc::default(),
+            adapters: adapters.clone(),
+            metrics,
+        })
     }
 
     /// Follows an endpoint's engine, at the configured ports, until the endpoint leaves the pool; then every trace of it
@@ -129,6 +143,21 @@ impl EngineEvents {
         let address = self.settings.listen?;
         let (filter, metrics) = (self.settings.topic_filter.clone(), self.metrics.clone());
         Some(EventListener::new(address, filter, self.publishers.clone(), metrics))
+    }
+
+    /// The engines that are followed.
+    pub fn known(&self) -> &Arc<KnownEngines> {
+        &self.known
+    }
+
+    /// The adapters that they have named.
+    pub fn adapters(&self) -> &Arc<AdapterNames> {
+        &self.adapters
+    }
+
+    /// Whether engines are followed at all.
+    pub fn is_on(&self) -> bool {
+        self.settings.port != 0 || self.settings.listen.is_some()
     }
 
     /// Threads that apply events.

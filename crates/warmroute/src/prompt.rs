@@ -299,6 +299,11 @@ impl AdapterNames {
         }
     }
 
+    /// All of them.
+    pub fn names(&self) -> Vec<String> {
+        self.0.load().iter().map(|name| name.to_string()).collect()
+    }
+
     /// Whether a model is an adapter.
     pub fn contains(&self, model: &str) -> bool {
         self.0.load().contains(model)

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Readiness {
     flags: Arc<Flags>,
     changed: watch::Sender<bool>,
+    synced: CancellationToken,
     drain: CancellationToken,
     /// None where no leader is elected.
     leads: watch::Sender<Option<bool>>,
@@ -21,6 +22,7 @@ struct Flags {
     pool_synced: AtomicBool,
     listening: AtomicBool,
     draining: AtomicBool,
+    awaiting_siblings: AtomicBool,
 }
 
 impl Default for Readiness {
@@ -28,6 +30,7 @@ impl Default for Readiness {
         Self {
             flags: Arc::default(),
             changed: watch::Sender::new(false),
+            synced: CancellationToken::new(),
             drain: CancellationToken::new(),
             leads: watch::Sender::new(None),
         }
@@ -38,6 +41,24 @@ impl Readiness {
     /// The endpoints are known, be they none.
     pub fn pool_is_synced(&self) {
         self.set(&self.flags.pool_synced);
+        self.synced.cancel();
+    }
+
+    /// Waits until the endpoints are known.
+    pub async fn pool_synced(&self) {
+        self.synced.cancelled().await;
+    }
+
+    /// Siblings are asked for what they know of the engines' caches first.
+    pub fn waits_for_siblings(&self) {
+        self.flags.awaiting_siblings.store(true, Ordering::Release);
+        self.changed.send_replace(self.is_ready());
+    }
+
+    /// They have told it, or the time for that is over.
+    pub fn siblings_have_answered(&self) {
+        self.flags.awaiting_siblings.store(false, Ordering::Release);
+        self.changed.send_replace(self.is_ready());
     }
 
     /// The pool isn't known any more: it was deleted.
@@ -73,12 +94,13 @@ impl Readiness {
         *self.leads.borrow()
     }
 
-    /// Pool synced, listeners up, not draining. Knowledge of the engines' caches isn't waited for: an idle engine
-    /// sends nothing.
+    /// Pool synced, listeners up, siblings asked if there are any, not draining. Knowledge of the engines' caches isn't
+    /// waited for otherwise: an idle engine sends nothing.
     pub fn is_ready(&self) -> bool {
         let flags = &self.flags;
         flags.pool_synced.load(Ordering::Acquire)
             && flags.listening.load(Ordering::Acquire)
+            && !flags.awaiting_siblings.load(Ordering::Acquire)
             && !flags.draining.load(Ordering::Acquire)
     }
 

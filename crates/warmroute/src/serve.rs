@@ -5,6 +5,7 @@ mod cluster;
 mod electing;
 mod from_config;
 mod probing;
+mod replicating;
 mod stopping;
 
 use std::sync::Arc;
@@ -43,6 +44,7 @@ use from_config::{
     event_settings, models_poller, prompt_reader, scraper, service, shown_metrics, source_finder, telemetry,
 };
 use probing::probe_desk;
+use replicating::replica_listener;
 use stopping::stop_when_told;
 
 /// Averages over the pool aren't made more often than this.
@@ -173,6 +175,7 @@ impl Parts {
     }
 
     fn start(&self, options: &ServeOptions, listeners: Listeners, tasks: &Tasks) -> anyhow::Result<()> {
+        let snapshot = self.replicate(options, listeners.replica, tasks);
         self.discover(options, tasks)?;
         let expectations = self.expectations.clone();
         tasks.spawn("withdrawals", async move {
@@ -209,7 +212,8 @@ impl Parts {
         let ext_proc = ext_proc_server(listeners.ext_proc, service, readiness(), tls, stop.clone());
         tasks.spawn_vital("ext-proc server", ext_proc);
         tasks.spawn_vital("health server", health_server(listeners.health, readiness(), stop.clone()));
-        let admin = self.admin(options).serve(listeners.admin, self.access.admin(), stop);
+        let admin =
+            Admin { snapshot, ..self.admin(options) }.serve(listeners.admin, self.access.admin(), stop);
         tasks.spawn_vital("metrics server", admin);
         self.readiness.is_listening();
         tracing::info!(
@@ -312,6 +316,7 @@ impl Parts {
             listener: self.listener.clone(),
             kubernetes: self.cluster.status(),
             probes: probe_desk(options, &self.service, &self.pool),
+            snapshot: None,
         }
     }
 }
@@ -322,6 +327,8 @@ struct Listeners {
     admin: tokio::net::TcpListener,
     /// Where engines connect to publish events, if the configuration says so.
     events: Option<tokio::net::TcpListener>,
+    /// Where siblings get what is known, if they may.
+    replica: Option<tokio::net::TcpListener>,
 }
 
 impl Listeners {
@@ -332,6 +339,7 @@ impl Listeners {
         };
         Ok(Self {
             events,
+            replica: replica_listener(options).await?,
             ext_proc: listen(options.bind_address, options.grpc_port, "--grpc-port").await?,
             health: listen(options.bind_address, options.grpc_health_port, "--grpc-health-port").await?,
             admin: listen(options.bind_address, options.metrics_port, "--metrics-port").await?,

@@ -31,6 +31,7 @@ mod relearning;
 mod reload;
 mod sglang;
 mod shutdown;
+mod sibling_snapshot;
 mod streaming;
 mod tiers;
 mod tls;

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::sync::watch;
 use warmroute_kv_events::{
-    ApplyFacts, BatchDecoder, EngineFeed, EventBatch, FeedBatch, FeedEvent, FeedSettings, FeedSink, KvEvent,
-    ReplayOrder, Trust, TrustState, batch_time,
+    ApplyFacts, BatchDecoder, EngineFeed, EventBatch, FeedBatch, FeedEvent, FeedHistory, FeedSettings,
+    FeedSink, KvEvent, ReplayOrder, Trust, TrustState, batch_time,
 };
-use warmroute_kv_index::{Applied, EngineView, Tier};
+use warmroute_kv_index::{Applied, BlockRows, EngineView, ImportError, Tier, ViewOutline};
 
+use super::engine_snapshot::{EngineSnapshot, SnapshotRefused};
 use super::replayer::ReplayedBatches;
 use super::state::EngineState;
 use super::trust_change::shown;
@@ -19,13 +20,15 @@ use crate::metrics::Metrics;
 use crate::prompt::AdapterNames;
 
 /// Numbers and payloads of live messages that came together.
-pub(super) type LiveBatches = SmallVec<[(u64, Bytes); 1]>;
+pub(crate) type LiveBatches = SmallVec<[(u64, Bytes); 1]>;
 
 /// What a shard owns of an engine.
 pub(super) struct FollowedEngine {
     feed: EngineFeed<Bytes>,
     sink: ViewSink,
     orders: watch::Sender<Option<ReplayOrder>>,
+    /// A snapshot that is being taken in, or why that failed.
+    importing: Option<Result<FeedHistory, ImportError>>,
     /// What was told last of how far the view can be trusted.
     told: TrustState,
 }
@@ -55,11 +58,13 @@ impl FollowedEngine {
         let told = feed.trust();
         state.set_trust(told);
         let decoder = BatchDecoder::default();
-        Self { feed, told, sink: ViewSink { endpoint, view, decoder, state, metrics, adapters }, orders }
+        let sink = ViewSink { endpoint, view, decoder, state, metrics, adapters };
+        Self { feed, told, sink, orders, importing: None }
     }
 
     /// The engine publishes elsewhere: nothing of what it said before can be continued.
     pub(super) fn moved(&mut self, settings: FeedSettings) {
+        self.importing = None;
         self.sink.start_generation();
         self.feed = EngineFeed::new(settings, unix_ms());
         self.orders.send_replace(None);
@@ -115,6 +120,75 @@ impl FollowedEngine {
 
     pub(super) fn replay_ended(&mut self, epoch: u64, is_complete: bool) {
         let order = self.feed.replay_ended(unix_ms(), epoch, is_complete, &mut self.sink);
+        self.tell(order);
+    }
+
+    /// What comes live waits for a snapshot.
+    pub(super) fn await_history(&mut self) {
+        self.feed.await_history();
+    }
+
+    /// What is known of the engine, unless that is nothing, or it isn't clear of whom it is.
+    pub(super) fn export(&self, piece_bytes: usize) -> Option<EngineSnapshot> {
+        let history = self.feed.history()?;
+        Some(EngineSnapshot { history, view: self.sink.view.export(piece_bytes) })
+    }
+
+    pub(super) fn begin_import(
+        &mut self,
+        history: FeedHistory,
+        outline: &ViewOutline,
+    ) -> Result<(), SnapshotRefused> {
+        if !self.feed.is_awaiting_history() || self.importing.is_some() {
+            return Err(SnapshotRefused::NotAwaited);
+        }
+        if !self.feed.would_adopt(&history) {
+            return Err(SnapshotRefused::Worse);
+        }
+        self.sink.view.begin_import(outline)?;
+        self.importing = Some(Ok(history));
+        Ok(())
+    }
+
+    pub(super) fn import(&mut self, rows: &BlockRows) {
+        if let Some(importing @ Ok(_)) = &mut self.importing
+            && let Err(error) = self.sink.view.import(rows)
+        {
+            *importing = Err(error);
+        }
+    }
+
+    /// Goes on with a snapshot that is there as a whole, as if the connection to the engine had just been made again.
+    pub(super) fn end_import(&mut self, names: u64) -> Result<u64, SnapshotRefused> {
+        let importing = self.importing.take();
+        let history = importing.ok_or(SnapshotRefused::NotAwaited)??;
+        let found = self.sink.view.entries() as u64;
+        if found != names {
+            self.sink.view.abandon_import();
+            return Err(SnapshotRefused::Incomplete { found, announced: names });
+        }
+        self.sink.view.end_import();
+        // What waited is applied to it.
+        self.sink.state.count_batch(history.next.saturating_sub(1));
+        self.sink.tell_view();
+        let (is_adopted, order) = self.feed.adopt(unix_ms(), &history, &mut self.sink);
+        if !is_adopted {
+            self.sink.start_generation();
+        }
+        self.tell(order);
+        if is_adopted { Ok(found) } else { Err(SnapshotRefused::NotAwaited) }
+    }
+
+    pub(super) fn abandon_import(&mut self) {
+        if self.importing.take().is_some() {
+            self.sink.view.abandon_import();
+        }
+    }
+
+    /// No snapshot comes.
+    pub(super) fn no_history(&mut self) {
+        self.abandon_import();
+        let order = self.feed.no_history(unix_ms(), &mut self.sink);
         self.tell(order);
     }
 
@@ -229,9 +303,6 @@ impl ViewSink {
             }
         }
         let applied = self.view.apply(batch);
-        if let Some(tokens) = self.view.block_size_tokens() {
-            self.state.set_block_size_tokens(tokens);
-        }
         for skipped in &batch.skipped.reasons {
             tracing::warn!(endpoint = %self.endpoint, seq, event = skipped.index, error = %skipped.reason, "KV event not understood");
         }
@@ -264,11 +335,18 @@ impl ViewSink {
         }
         self.state.count_skipped(not_applied);
         self.state.count_batch(seq);
+        self.tell_view();
+        applied.facts()
+    }
+
+    fn tell_view(&self) {
+        if let Some(tokens) = self.view.block_size_tokens() {
+            self.state.set_block_size_tokens(tokens);
+        }
         self.state.set_blocks(self.view.held_blocks() as u64);
         self.tell_offloaded(Tier::OFFLOADED.map(|tier| self.view.held_blocks_in(tier) as u64));
         self.state.set_unsupported(self.view.is_unsupported());
         self.state.set_several_groups(self.view.has_several_groups());
-        applied.facts()
     }
 }
 

@@ -10,6 +10,7 @@ use warmroute_plugin::EndpointId;
 
 use super::EngineEvents;
 use super::event_target::{EventTarget, Resolved, Told};
+use super::known_engines::{EngineName, KnownEngine};
 use super::publishers::EngineTarget;
 use super::replayer::Replayer;
 use super::shard::ShardHandle;
@@ -49,6 +50,7 @@ impl FollowedRank {
         self.state.set_slot(view.slot());
         let gone = self.gone.clone();
         gone.run_until_cancelled(self.follow(&shard, view)).await;
+        self.events.known.remove(&self.name(), self.id);
         self.events.publishers.remove(&self.address, self.rank.into(), self.id);
         if self.state.set_connected(false) {
             self.events.metrics.events.subscribers.dec();
@@ -62,8 +64,11 @@ impl FollowedRank {
             None => Told::Nothing,
         };
         let mut resolved = self.resolve(&told);
-        let orders =
-            shard.add(self.id, self.label.clone(), view, self.state.clone(), feed_settings(&resolved)).await;
+        let (state, awaits) = (self.state.clone(), self.events.known.is_waiting());
+        let settings = feed_settings(&resolved);
+        let orders = shard.add(self.id, self.label.clone(), view, state.clone(), settings, awaits).await;
+        let known = KnownEngine::new(self.id, shard.clone(), state);
+        self.events.known.add(self.name(), known, awaits).await;
         self.expect_connections(shard).await;
         loop {
             self.tell(&resolved);
@@ -79,6 +84,10 @@ impl FollowedRank {
             resolved = next;
             self.sources = sources;
         }
+    }
+
+    fn name(&self) -> EngineName {
+        EngineName { address: self.address.clone(), rank: self.rank }
     }
 
     /// Has the event listener take what this rank sends there, if engines may connect.

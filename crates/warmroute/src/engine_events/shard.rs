@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
-use warmroute_kv_events::{FeedSettings, LiveMessage, ReplayOrder};
-use warmroute_kv_index::EngineView;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use warmroute_kv_events::{FeedHistory, FeedSettings, LiveMessage, ReplayOrder};
+use warmroute_kv_index::{BlockRows, EngineView, ViewOutline};
 use warmroute_plugin::EndpointId;
 
+use super::engine_snapshot::{EngineSnapshot, SnapshotRefused};
 use super::followed_engine::{FollowedEngine, LiveBatches};
 use super::replayer::ReplayedBatches;
 use super::state::EngineState;
@@ -38,6 +39,13 @@ enum Work {
     /// With the permit to wait here.
     Replayed(EndpointId, u64, ReplayedBatches, Option<OwnedSemaphorePermit>),
     ReplayEnded(EndpointId, u64, bool),
+    Export(EndpointId, usize, oneshot::Sender<Option<EngineSnapshot>>),
+    BeginImport(EndpointId, Box<(FeedHistory, ViewOutline)>, oneshot::Sender<Result<(), SnapshotRefused>>),
+    /// With the permit to wait here.
+    Import(EndpointId, Box<BlockRows>, Option<OwnedSemaphorePermit>),
+    EndImport(EndpointId, u64, oneshot::Sender<Result<u64, SnapshotRefused>>),
+    AbandonImport(EndpointId),
+    NoHistory(EndpointId),
 }
 
 /// Gives work to one shard.
@@ -67,17 +75,22 @@ impl ShardHandle {
     }
 
     /// Takes an engine on, which metrics and logs call `label`. Replays that it needs are ordered through the receiver.
-    pub(super) async fn add(
+    /// If it `awaits` a snapshot, what comes live waits for that.
+    pub(crate) async fn add(
         &self,
         id: EndpointId,
         label: Arc<str>,
         view: EngineView,
         state: Arc<EngineState>,
         settings: FeedSettings,
+        awaits: bool,
     ) -> watch::Receiver<Option<ReplayOrder>> {
         let (orders, receiver) = watch::channel(None);
         let (metrics, adapters) = (self.metrics.clone(), self.adapters.clone());
-        let engine = FollowedEngine::new(label, view, state, settings, orders, metrics, adapters);
+        let mut engine = FollowedEngine::new(label, view, state, settings, orders, metrics, adapters);
+        if awaits {
+            engine.await_history();
+        }
         self.control(Work::Add(id, Box::new(engine))).await;
         receiver
     }
@@ -93,12 +106,12 @@ impl ShardHandle {
     }
 
     /// Tells that attempts to connect begin.
-    pub(super) async fn followed(&self, endpoint: EndpointId) {
+    pub(crate) async fn followed(&self, endpoint: EndpointId) {
         self.control(Work::Followed(endpoint)).await;
     }
 
     /// Tells that a connection to an engine's publisher is there.
-    pub(super) async fn connected(&self, endpoint: EndpointId) {
+    pub(crate) async fn connected(&self, endpoint: EndpointId) {
         self.control(Work::Connected(endpoint)).await;
     }
 
@@ -124,7 +137,7 @@ impl ShardHandle {
     }
 
     /// Offers messages that came together; false if there is no room for them in the queue and they are dropped.
-    pub(super) fn offer(&self, endpoint: EndpointId, batches: LiveBatches) -> bool {
+    pub(crate) fn offer(&self, endpoint: EndpointId, batches: LiveBatches) -> bool {
         self.offer_live(endpoint, batches, None)
     }
 
@@ -173,6 +186,52 @@ impl ShardHandle {
         self.control(Work::ReplayEnded(endpoint, epoch, is_complete)).await;
     }
 
+    /// What is known of an engine; `None` if that is nothing.
+    pub(super) async fn export(&self, endpoint: EndpointId, piece_bytes: usize) -> Option<EngineSnapshot> {
+        let (reply, answer) = oneshot::channel();
+        self.control(Work::Export(endpoint, piece_bytes, reply)).await;
+        answer.await.ok().flatten()
+    }
+
+    /// Begins to take in what another picker knows of an engine.
+    pub(super) async fn begin_import(
+        &self,
+        endpoint: EndpointId,
+        history: FeedHistory,
+        outline: ViewOutline,
+    ) -> Result<(), SnapshotRefused> {
+        let (reply, answer) = oneshot::channel();
+        self.control(Work::BeginImport(endpoint, Box::new((history, outline)), reply)).await;
+        answer.await.unwrap_or(Err(SnapshotRefused::NotAwaited))
+    }
+
+    /// Takes in some blocks; `room` is given back then.
+    pub(super) async fn import(
+        &self,
+        endpoint: EndpointId,
+        rows: BlockRows,
+        room: Option<OwnedSemaphorePermit>,
+    ) {
+        self.control(Work::Import(endpoint, Box::new(rows), room)).await;
+    }
+
+    /// Ends a snapshot that should have so many names. Returns the entries that it has become.
+    pub(super) async fn end_import(&self, endpoint: EndpointId, names: u64) -> Result<u64, SnapshotRefused> {
+        let (reply, answer) = oneshot::channel();
+        self.control(Work::EndImport(endpoint, names, reply)).await;
+        answer.await.unwrap_or(Err(SnapshotRefused::NotAwaited))
+    }
+
+    /// Forgets a snapshot that doesn't go on.
+    pub(super) async fn abandon_import(&self, endpoint: EndpointId) {
+        self.control(Work::AbandonImport(endpoint)).await;
+    }
+
+    /// Tells that no snapshot comes.
+    pub(super) async fn no_history(&self, endpoint: EndpointId) {
+        self.control(Work::NoHistory(endpoint)).await;
+    }
+
     /// Messages that wait.
     pub fn depth(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
@@ -193,31 +252,50 @@ struct Shard {
 impl Shard {
     fn run(mut self, mut work: mpsc::Receiver<Work>) {
         while let Some(work) = work.blocking_recv() {
-            match work {
-                Work::Add(endpoint, engine) => {
-                    self.engines.insert(endpoint, *engine);
-                }
-                Work::Remove(endpoint) => {
-                    self.engines.remove(&endpoint);
-                }
-                Work::Moved(endpoint, settings) => self.with(endpoint, |engine| engine.moved(settings)),
-                Work::Followed(endpoint) => self.with(endpoint, FollowedEngine::followed),
-                Work::Connected(endpoint) => self.with(endpoint, FollowedEngine::connected),
-                Work::ConnectionLost(endpoint) => self.with(endpoint, FollowedEngine::connection_lost),
-                Work::SpeakersChanged(endpoint) => self.with(endpoint, FollowedEngine::speakers_changed),
-                Work::Quiet(endpoint) => self.with(endpoint, FollowedEngine::quiet),
-                Work::LostLive(endpoint) => self.with(endpoint, FollowedEngine::lost_live),
-                Work::Live(endpoint, batches, _room) => {
-                    self.waiting.fetch_sub(batches.len(), Ordering::Relaxed);
-                    self.with(endpoint, |engine| engine.live(batches));
-                }
-                Work::Replayed(endpoint, epoch, batches, _permit) => {
-                    self.with(endpoint, |engine| engine.replayed(epoch, batches));
-                }
-                Work::ReplayEnded(endpoint, epoch, is_complete) => {
-                    self.with(endpoint, |engine| engine.replay_ended(epoch, is_complete));
-                }
+            self.take(work);
+        }
+    }
+
+    fn take(&mut self, work: Work) {
+        match work {
+            Work::Add(endpoint, engine) => {
+                self.engines.insert(endpoint, *engine);
             }
+            Work::Remove(endpoint) => {
+                self.engines.remove(&endpoint);
+            }
+            Work::Moved(endpoint, settings) => self.with(endpoint, |engine| engine.moved(settings)),
+            Work::Followed(endpoint) => self.with(endpoint, FollowedEngine::followed),
+            Work::Connected(endpoint) => self.with(endpoint, FollowedEngine::connected),
+            Work::ConnectionLost(endpoint) => self.with(endpoint, FollowedEngine::connection_lost),
+            Work::SpeakersChanged(endpoint) => self.with(endpoint, FollowedEngine::speakers_changed),
+            Work::Quiet(endpoint) => self.with(endpoint, FollowedEngine::quiet),
+            Work::LostLive(endpoint) => self.with(endpoint, FollowedEngine::lost_live),
+            Work::Live(endpoint, batches, _room) => {
+                self.waiting.fetch_sub(batches.len(), Ordering::Relaxed);
+                self.with(endpoint, |engine| engine.live(batches));
+            }
+            Work::Replayed(endpoint, epoch, batches, _permit) => {
+                self.with(endpoint, |engine| engine.replayed(epoch, batches));
+            }
+            Work::ReplayEnded(endpoint, epoch, is_complete) => {
+                self.with(endpoint, |engine| engine.replay_ended(epoch, is_complete));
+            }
+            // Who asked may have gone.
+            Work::Export(endpoint, piece_bytes, reply) => {
+                let snapshot = self.engines.get(&endpoint).and_then(|engine| engine.export(piece_bytes));
+                let _ = reply.send(snapshot);
+            }
+            Work::BeginImport(endpoint, begin, reply) => {
+                let (history, outline) = *begin;
+                self.with(endpoint, |engine| drop(reply.send(engine.begin_import(history, &outline))));
+            }
+            Work::Import(endpoint, rows, _permit) => self.with(endpoint, |engine| engine.import(&rows)),
+            Work::EndImport(endpoint, names, reply) => {
+                self.with(endpoint, |engine| drop(reply.send(engine.end_import(names))));
+            }
+            Work::AbandonImport(endpoint) => self.with(endpoint, FollowedEngine::abandon_import),
+            Work::NoHistory(endpoint) => self.with(endpoint, FollowedEngine::no_history),
         }
     }
 

@@ -53,6 +53,10 @@ impl Maker {
         self.keep(name, IntGaugeVec::new(Opts::new(name, help_of(name, help)), labels)?)
     }
 
+    pub(super) fn float_gauge(&self, name: &'static str, help: &str) -> Result<Gauge, Error> {
+        self.keep(name, Gauge::new(name, help_of(name, help))?)
+    }
+
     pub(super) fn float_gauges(
         &self,
         name: &'static str,
