@@ -38,10 +38,13 @@
 {{- if hasKey $router.proxy "presets" -}}
 {{- fail "\n\nrouter.proxy.presets: this chart writes Envoy's configuration itself; remove it. What may differ are values of router.proxy: image, port, bodyMode, messageTimeout, maxRequestBytes, failOpen, resources\n" -}}
 {{- end -}}
-{{- range $key := list "configMap" "command" "args" "ports" "readinessProbe" "volumes" "volumeMounts" "env" -}}
+{{- range $key := list "configMap" "command" "ports" "readinessProbe" "volumes" "volumeMounts" "env" -}}
 {{- if hasKey $router.proxy $key -}}
 {{- fail (printf "\n\nrouter.proxy.%s: this chart writes Envoy's configuration and pod itself; remove it, and see router.proxy in the chart's README for what may differ (router.proxy.extraArgs adds arguments)\n" $key) -}}
 {{- end -}}
+{{- end -}}
+{{- if and $router.proxy.args (not (has "/etc/envoy/envoy.yaml" $router.proxy.args)) -}}
+{{- fail "\n\nrouter.proxy.args: Envoy's configuration is /etc/envoy/envoy.yaml; name it after -c, or leave args out and use logLevel, concurrency and extraArgs\n" -}}
 {{- end -}}
 {{- if eq $router.modelServers.protocol "grpc" -}}
 {{- fail "\n\nrouter.modelServers.protocol: gRPC bodies aren't read here; use http\n" -}}

@@ -250,6 +250,32 @@ static_resources:
     {{- include "warmroute.envoy.pickerCluster" (dict "root" . "name" "picker" "local" (eq $settings.proxy "sidecar")) | nindent 4 }}
 {{- end -}}
 
+{{/* Ports of the Service in front of Envoy: those of extraServicePorts that lead to it, else its own. */}}
+{{- define "warmroute.envoy.servicePorts" -}}
+{{- $given := list -}}
+{{- $proxy := .Values.router.proxy -}}
+{{- range .Values.router.extraServicePorts -}}
+{{- if eq (include "warmroute.leadsToEnvoy" (dict "port" . "proxy" $proxy)) "true" }}{{ $given = append $given . }}{{ end -}}
+{{- end -}}
+{{- toYaml ($given | default (list (dict "name" "http" "port" (int $proxy.port) "targetPort" "http"))) -}}
+{{- end -}}
+
+{{/* The others of extraServicePorts, if there are any. */}}
+{{- define "warmroute.otherServicePorts" -}}
+{{- $others := list -}}
+{{- $values := .Values -}}
+{{- $proxy := ne (include "warmroute.settings" . | fromYaml).proxy "none" -}}
+{{- range $values.router.extraServicePorts -}}
+{{- if not (and $proxy (eq (include "warmroute.leadsToEnvoy" (dict "port" . "proxy" $values.router.proxy)) "true")) }}{{ $others = append $others . }}{{ end -}}
+{{- end -}}
+{{- with $others }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
+{{- define "warmroute.leadsToEnvoy" -}}
+{{- $target := toString (.port.targetPort | default .port.port) -}}
+{{- or (eq $target "http") (eq $target (toString .proxy.port)) -}}
+{{- end -}}
+
 {{/* Envoy's container. */}}
 {{- define "warmroute.envoy.container" -}}
 {{- $proxy := .Values.router.proxy -}}
@@ -259,17 +285,23 @@ image: {{ $proxy.image }}
 imagePullPolicy: {{ $proxy.imagePullPolicy }}
 command: [envoy]
 args:
+{{- if $proxy.args }}
+{{- range $proxy.args }}
+- {{ . | quote }}
+{{- end }}
+{{- else }}
 - --config-path
 - /etc/envoy/envoy.yaml
 - --log-level
 - {{ $proxy.logLevel }}
-- --disable-hot-restart
 {{- if $proxy.concurrency }}
 - --concurrency
 - {{ $proxy.concurrency | quote }}
 {{- else }}
 - --cpuset-threads
 {{- end }}
+{{- end }}
+- --disable-hot-restart
 {{- range $proxy.extraArgs }}
 - {{ . | quote }}
 {{- end }}

@@ -47,7 +47,8 @@
 - --drain-timeout={{ $settings.drainSeconds }}s
 - --log-json
 {{- range $flag, $value := omit $epp.flags "secure-serving" "metrics-endpoint-auth" "drain-timeout" }}
-- {{ printf "--%s=%s" $flag (include "warmroute.flagValue" $value) | quote }}
+{{- /* A value may be part of the name, as some values files of llm-d have it. */}}
+- {{ ternary (printf "--%s" $flag) (printf "--%s=%s" $flag (include "warmroute.flagValue" $value)) (and (contains "=" $flag) (eq (toString $value) "")) | quote }}
 {{- end }}
 {{- range $epp.extraArgs }}
 - {{ . | quote }}

@@ -4,7 +4,37 @@
 {{- $files := dict "default-plugins.yaml" (include "warmroute.defaultPlugins" .) "payload-agnostic.yaml" (include "warmroute.payloadAgnostic" .) -}}
 {{- range $name, $text := $epp.pluginsCustomConfig }}{{ $_ := set $files $name $text }}{{ end -}}
 {{- with $epp.pluginsConfig }}{{ $_ := set $files $epp.pluginsConfigFile (toYaml .) }}{{ end -}}
+{{- $runs := $epp.pluginsConfigFile -}}
+{{- if and (hasKey $files $runs) (not (has $runs (list "default-plugins.yaml" "payload-agnostic.yaml"))) -}}
+{{- $_ := set $files $runs (include "warmroute.withMetricsOf" (dict "root" . "text" (get $files $runs))) -}}
+{{- end -}}
 {{- toYaml $files -}}
+{{- end -}}
+
+{{/* A configuration that says nothing of the engines' metrics pages gets what router.modelServers.type and
+router.epp.metricsDataSource say, where that isn't what the picker does anyway. Takes {root, text}. */}}
+{{- define "warmroute.withMetricsOf" -}}
+{{- $values := .root.Values.router -}}
+{{- $source := $values.epp.metricsDataSource -}}
+{{- $config := fromYaml .text -}}
+{{- $types := list -}}
+{{- range $config.plugins }}{{ $types = append $types .type }}{{ end -}}
+{{- $added := list -}}
+{{- $plain := and (eq $source.scheme "http") (eq $source.path "/metrics") -}}
+{{- if not (or $plain (has "metrics-data-source" $types)) -}}
+{{- $parameters := dict "scheme" $source.scheme "path" $source.path -}}
+{{- if eq $source.scheme "https" }}{{ $_ := set $parameters "insecureSkipVerify" $source.insecureSkipVerify }}{{ end -}}
+{{- $added = append $added (dict "type" "metrics-data-source" "parameters" $parameters) -}}
+{{- end -}}
+{{- if not (or (eq $values.modelServers.type "vllm") (has "core-metrics-extractor" $types)) -}}
+{{- $added = append $added (dict "type" "core-metrics-extractor" "parameters" (dict "defaultEngine" $values.modelServers.type)) -}}
+{{- end -}}
+{{- if and $added (not (hasKey $config "Error")) -}}
+{{- $_ := set $config "plugins" (concat (list) ($config.plugins | default list) $added) -}}
+{{- toYaml $config -}}
+{{- else -}}
+{{- .text -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Prefix matches by the engines' KV events where they are seen, else by what was sent; with load beside them. */}}

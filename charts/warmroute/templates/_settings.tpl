@@ -38,7 +38,7 @@ createPool: {{ $create }}
 proxy: {{ $proxy }}
 gatewayFilter: {{ $filter }}
 tls: {{ $tls }}
-election: {{ eq (toString (get $flags "ha-enable-leader-election")) "true" }}
+election: {{ or (eq (toString (get $flags "ha-enable-leader-election")) "true") (hasKey $flags "ha-enable-leader-election=true") }}
 metricsAuth: {{ and $router.monitoring.prometheus.auth.enabled (ne (toString (get $flags "metrics-endpoint-auth" | default "true")) "false") (not (and (hasKey $flags "metrics-endpoint-auth") (eq (toString (get $flags "metrics-endpoint-auth")) "false"))) }}
 metricsTls: {{ ne (toString (get $flags "metrics-cert-dir" | default "")) "" }}
 centralised: {{ eq $router.modelServers.kvEvents.mode "centralised" }}

@@ -14,6 +14,7 @@ fn each_refusal_says_what_to_do() {
         ("router.proxy.proxyType=agentgateway", "mode=gateway with provider.name=agentgateway"),
         ("router.proxy.presets.envoy.image=x", "are values of router.proxy"),
         ("router.proxy.configMap.name=x", "router.proxy.configMap"),
+        ("router.proxy.args={-c,/etc/other.yaml}", "use logLevel, concurrency and extraArgs"),
         ("router.modelServers.protocol=grpc", "use http"),
         // Keys of older charts.
         ("inferenceExtension.replicas=2", "router.epp.replicas"),

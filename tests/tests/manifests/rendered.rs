@@ -13,7 +13,7 @@ use crate::objects::{Objects, container, containers, list, pod, strings};
 #[test]
 fn every_values_file_holds() {
     let files = values_files();
-    assert!(files.len() >= 14, "{files:?}");
+    assert!(files.len() >= 15, "{files:?}");
     for file in &files {
         lint(file);
         holds(file, &rendered(file, &[]));
@@ -206,6 +206,34 @@ fn values_of_the_llm_d_charts_mean_the_same() {
     let route = &objects.of("HTTPRoute")[0]["spec"]["rules"][0];
     assert_eq!(route["matches"][0]["headers"][0]["value"], "Qwen/Qwen3-32B");
     assert_eq!(route["timeouts"]["request"], "300s");
+}
+
+#[test]
+fn values_as_the_guides_of_llm_d_layer_them_mean_the_same() {
+    let objects = rendered("llm-d-standalone", &[]);
+    // The election's value stands in its name, as older charts needed it.
+    assert!(objects.picker_args().contains(&"--ha-enable-leader-election=false"));
+    let ports = list(&objects.named("Service", "warmroute-epp").unwrap()["spec"]["ports"]);
+    let to_envoy: Vec<&Value> = ports.iter().filter(|port| port["name"] == "http").collect();
+    assert_eq!(
+        (to_envoy.len(), &to_envoy[0]["port"], &to_envoy[0]["targetPort"]),
+        (1, &json!(80), &json!(8081))
+    );
+    let envoy = container(objects.picker(), "envoy").unwrap();
+    assert_eq!(strings(&envoy["args"])[..4], ["--service-node", "envoy-sidecar", "--log-level", "warn"]);
+    // The kind of engine and its metrics page are in the configuration that runs, which leaves them out.
+    let runs = objects.named("ConfigMap", "warmroute-epp").unwrap()["data"]["baseline-plugins.yaml"].clone();
+    let config: Value = serde_saphyr::from_str(runs.as_str().unwrap()).unwrap();
+    let parameters = |kind: &str| {
+        list(&config["plugins"]).iter().find(|plugin| plugin["type"] == kind).unwrap()["parameters"].clone()
+    };
+    assert_eq!(parameters("metrics-data-source")["path"], "/prometheus/metrics");
+    assert_eq!(parameters("core-metrics-extractor")["defaultEngine"], "trtllm-serve");
+    // Envoys of their own have the port at their own Service.
+    let service = rendered("llm-d-standalone", &["router.proxy.mode=service"]);
+    let port = |name: &str| service.named("Service", name).unwrap()["spec"]["ports"].clone();
+    assert_eq!(port("warmroute-epp-proxy")[0]["port"], 80);
+    assert!(list(&port("warmroute-epp")).iter().all(|port| port["name"] != "http"));
 }
 
 #[test]
