@@ -144,7 +144,7 @@ async fn the_sidecar_takes_prompts_to_where_they_are_cached() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_with_the_envoy_filter_takes_prompts_to_where_they_are_cached() {
     let objects = manifest("istio-envoyfilter");
-    let pool = Pool::start("envoy-filter", &objects).await;
+    let mut pool = Pool::start("envoy-filter", &objects).await;
     let mut ports = FreePorts::default();
     let (gateway, admin) = (free(&mut ports), free(&mut ports));
     let endpoint = |address: SocketAddr| {
@@ -162,4 +162,12 @@ async fn a_gateway_with_the_envoy_filter_takes_prompts_to_where_they_are_cached(
         .replace(picker, &format!("\"address\":\"127.0.0.1\",\"port_value\":{}", pool.picker.grpc.port()));
     let _envoy = pool.envoy("envoy-filter", &text, admin).await;
     pool.takes_prompts_to_where_they_are_cached(gateway).await;
+    // Without a picker: to any engine.
+    pool.picker.process.kill();
+    let body = json!({"model": MODEL, "prompt": [1, 2, 3], "max_tokens": 2}).to_string();
+    for _ in 0..4 {
+        let answer =
+            HttpClient::default().post(gateway, "/v1/completions", body.clone().into()).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
 }
