@@ -1,6 +1,6 @@
 //! The picker's command line, read by the picker's own parser.
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use warmroute::cli::{Cli, ServeOptions};
 
 use crate::objects::Objects;
@@ -37,9 +37,6 @@ pub(crate) fn pool_name(what: &str, objects: &Objects) -> String {
 }
 
 fn options(what: &str, arguments: &[&str]) -> ServeOptions {
-    // Until the picker has them.
-    let known = Cli::command().get_arguments().any(|argument| argument.get_long() == Some("replica-port"));
-    let arguments = arguments.iter().copied().filter(|argument| known || !argument.starts_with("--replica-"));
-    let cli = Cli::try_parse_from(std::iter::once("warmroute").chain(arguments));
+    let cli = Cli::try_parse_from(std::iter::once("warmroute").chain(arguments.iter().copied()));
     cli.unwrap_or_else(|error| panic!("{what}: {error}")).serve
 }
