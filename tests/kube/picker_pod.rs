@@ -99,14 +99,8 @@ impl PickerSite {
             .arg(format!("--grpc-port={}", ports.grpc))
             .arg(format!("--grpc-health-port={}", ports.health))
             .arg(format!("--metrics-port={}", ports.metrics))
-            .args(if std::env::var_os("DEV_NO_REPLICA").is_some() {
-                vec![]
-            } else {
-                vec![
-                    format!("--replica-port={}", ports.replica),
-                    format!("--replica-peers={}", ports.replica_addresses().join(",")),
-                ]
-            })
+            .arg(format!("--replica-port={}", ports.replica))
+            .arg(format!("--replica-peers={}", ports.replica_addresses().join(",")))
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .arg("--config-file")

@@ -52,8 +52,6 @@ const PRIORITIES: [i64; 2] = [7, -1];
 pub(crate) async fn run(rig: &mut Rig, row: &mut Row) -> anyhow::Result<()> {
     let stage = Stage::open_ready(rig, StageOptions::new("custom-resources")).await?;
     let both = [objects(GROUPS[0], PRIORITIES[0], MODELS[0])?, objects(GROUPS[1], PRIORITIES[1], MODELS[1])?];
-    let load = stage.load(row);
-
     for (at, objects) in both.iter().enumerate() {
         objects.apply(&stage.client, &stage.namespace).await?;
         until_effective(&stage, at).await?;
@@ -62,6 +60,8 @@ pub(crate) async fn run(rig: &mut Rig, row: &mut Row) -> anyhow::Result<()> {
     for model in MODELS {
         count_targets(rig, &stage, row, model).await?;
     }
+    let load = stage.load(row);
+    load.until_picked(&stage.addresses()).await?;
 
     // The definitions of both groups go, and with them their objects.
     let definitions = definitions(rig)?;
