@@ -6,7 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde_json::{Value, json};
 use warmroute_demo::harness::{EnvoyConfig, EnvoyProxy, FreePorts, PickerTransport, Recipe};
 
-use crate::fixture::{Client, MODEL, Picker, PickerOptions, Policy, SimulatedEngines, log_name, run, tools};
+use crate::fixture::{
+    Authority, Client, MODEL, Picker, PickerOptions, Policy, SimulatedEngines, log_name, run, tools,
+};
 
 /// A gateway that differs from a recipe.
 struct Variant {
@@ -17,7 +19,10 @@ struct Variant {
     engines: u8,
     /// Whether the engines' addresses are endpoints of the gateway's own cluster, picked by override_host.
     override_host: bool,
-    arguments: Vec<&'static str>,
+    arguments: Vec<String>,
+    scheme: &'static str,
+    /// Replicas, all of which the doctor asks.
+    pickers: usize,
     /// Whether others send requests meanwhile, of which none may fail.
     with_traffic: bool,
 }
@@ -31,6 +36,8 @@ impl Variant {
             engines: 1,
             override_host: false,
             arguments: Vec::new(),
+            scheme: "http",
+            pickers: 1,
             with_traffic: false,
         }
     }
@@ -40,25 +47,34 @@ impl Variant {
         self
     }
 
+    /// Examined thoroughly, with waits kept short.
+    fn thorough(mut self) -> Self {
+        self.arguments.extend(["--thorough", "--longest-wait=2s"].map(str::to_owned));
+        self
+    }
+
     /// The report, with the codes of what isn't only a note, and the exit code.
     async fn examined(self) -> Report {
         let engines = SimulatedEngines::start_adapted(self.engines, true, |engine| {
             engine.latency.decode_ms_per_token = 10.0;
         })
         .await;
-        let picker = Picker::start(&PickerOptions {
+        let options = PickerOptions {
             endpoints: engines.addresses(),
             secure_serving: self.transport == PickerTransport::Tls,
             ..PickerOptions::new(Policy::LeastLoaded)
-        })
-        .await;
+        };
+        let mut pickers = Vec::new();
+        for _ in 0..self.pickers {
+            pickers.push(Picker::start(&options).await);
+        }
         let tools = tools();
         let mut ports = FreePorts::default();
         let config = EnvoyConfig {
             recipe: self.recipe,
             listener: (Ipv4Addr::LOCALHOST, ports.on_loopback().unwrap()).into(),
             admin_port: ports.on_loopback().unwrap(),
-            pickers: vec![picker.grpc],
+            pickers: pickers.iter().map(|picker| picker.grpc).collect(),
             transport: self.transport,
         };
         let change = |mut text: String| {
@@ -71,10 +87,10 @@ impl Variant {
         let envoy = EnvoyProxy::start_changed(&tools, &log_name("envoy"), &config, change).await;
         let envoy = envoy.unwrap_or_else(|error| panic!("{error}"));
         let gateway = Client::new(envoy.listener);
-        let url = format!("http://{}", envoy.listener);
+        let url = format!("{}://{}", self.scheme, envoy.listener);
         let (stop, traffic) = (Cell::new(false), Cell::new(0_u32));
         let examine = async {
-            let report = Report::of(&url, &picker, &self.arguments).await;
+            let report = Report::of(&url, &pickers, &self.arguments).await;
             stop.set(true);
             report
         };
@@ -89,7 +105,9 @@ impl Variant {
         };
         let (report, ()) = futures::join!(examine, others);
         assert_eq!(traffic.get() > 0, self.with_traffic);
-        picker.until_idle().await;
+        for picker in &pickers {
+            picker.until_idle().await;
+        }
         report
     }
 }
@@ -141,11 +159,11 @@ struct Report {
 }
 
 impl Report {
-    async fn of(url: &str, picker: &Picker, arguments: &[&str]) -> Self {
+    async fn of(url: &str, pickers: &[Picker], arguments: &[String]) -> Self {
+        let addresses: Vec<String> =
+            pickers.iter().map(|picker| format!("http://{}", picker.admin)).collect();
         let mut command = tokio::process::Command::new(tools().picker);
-        command
-            .args(["doctor", "gateway", url, "--json", "--address"])
-            .arg(format!("http://{}", picker.admin));
+        command.args(["doctor", "gateway", url, "--json", "--address", &addresses.join(",")]);
         let output = command.args(arguments).output().await.unwrap();
         assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
         Self { code: output.status.code(), json: serde_json::from_slice(&output.stdout).unwrap() }
@@ -176,9 +194,6 @@ impl Report {
     }
 }
 
-/// Waits of a thorough examination, kept short.
-const THOROUGH: [&str; 2] = ["--thorough", "--longest-wait=2s"];
-
 #[test]
 fn the_recommended_recipe_is_fine() {
     run(async {
@@ -196,6 +211,19 @@ fn full_duplex_is_fine_too() {
         let report = Variant::of(Recipe::FullDuplex).examined().await;
         report.assert(&[], &["response-bodies-pass", "stall-unbounded"]);
         assert_eq!(report.check("lease"), "held while the response runs");
+    });
+}
+
+/// Each probe reaches one of them, and nobody knows which.
+#[test]
+fn several_replicas_are_asked_together() {
+    run(async {
+        let report = Variant { pickers: 2, ..Variant::of(Recipe::Buffered) }.examined().await;
+        report.assert(&[], &[]);
+        let pickers = report.json["observation"]["pickers"].as_array().unwrap();
+        assert!(pickers.len() == 2 && pickers[0]["facts"]["instance"] != pickers[1]["facts"]["instance"]);
+        let refused = report.json["observation"]["refused"].as_array().unwrap();
+        assert!(refused.iter().all(|exchange| exchange["record"]["streams"] == 1), "{:#}", report.json);
     });
 }
 
@@ -232,23 +260,20 @@ fn a_lease_that_is_lost_and_responses_that_are_held_back() {
 #[test]
 fn fail_open_and_fail_closed() {
     run(async {
-        let mut open = Variant { with_traffic: true, ..Variant::of(Recipe::Buffered) };
-        open.arguments.extend(THOROUGH);
-        let report = open.examined().await;
+        let open = Variant { with_traffic: true, ..Variant::of(Recipe::Buffered) };
+        let report = open.thorough().examined().await;
         report.assert(&[], &["fail-open-nowhere"]);
-        let mut closed =
+        let closed =
             Variant::of(Recipe::Buffered).with("failure_mode_allow: true", "failure_mode_allow: false");
-        closed.arguments.extend(THOROUGH);
-        closed.examined().await.assert(&["fail-closed"], &[]);
+        closed.thorough().examined().await.assert(&["fail-closed"], &[]);
     });
 }
 
 #[test]
 fn fail_open_with_somewhere_to_go() {
     run(async {
-        let mut variant = Variant { engines: 2, override_host: true, ..Variant::of(Recipe::FullDuplex) };
-        variant.arguments.extend(THOROUGH);
-        let report = variant.examined().await;
+        let variant = Variant { engines: 2, override_host: true, ..Variant::of(Recipe::FullDuplex) };
+        let report = variant.thorough().examined().await;
         report.assert(&["fail-open-not-for-bodies"], &["response-bodies-pass", "stall-unbounded"]);
     });
 }
@@ -325,7 +350,7 @@ fn what_cannot_be_examined_is_said() {
         .await;
         // No gateway, but the picker.
         let nobody = format!("http://127.0.0.1:{}", FreePorts::default().on_loopback().unwrap());
-        let report = Report::of(&nobody, &picker, &[]).await;
+        let report = Report::of(&nobody, std::slice::from_ref(&picker), &[]).await;
         assert_eq!(
             (report.code, &report.json["examined"]),
             (Some(2), &Value::Bool(false)),
@@ -353,6 +378,34 @@ fn what_cannot_be_examined_is_said() {
             .unwrap();
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
         assert!(String::from_utf8_lossy(&output.stderr).contains("begins with http:// or https://"));
+    });
+}
+
+#[test]
+fn a_gateway_that_speaks_tls() {
+    run(async {
+        let (authority, dir) = (Authority::new(), tempfile::tempdir().unwrap());
+        authority.pair().write_to(dir.path());
+        let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(file("ca.pem"), &authority.pem).unwrap();
+        let certificate = format!("certificate_chain: {{filename: {}}}", file("tls.crt"));
+        let pair = format!("{{{certificate}, private_key: {{filename: {}}}}}", file("tls.key"));
+        let context = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+        let chain = format!(
+            r#"filter_chains:
+    - transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": {context}
+          common_tls_context: {{alpn_protocols: [h2, http/1.1], tls_certificates: [{pair}]}}
+      filters:"#
+        );
+        let mut variant = Variant { scheme: "https", ..Variant::of(Recipe::Buffered) };
+        variant = variant.with("filter_chains:\n    - filters:", chain);
+        variant.arguments.push(format!("--gateway-ca-file={}", file("ca.pem")));
+        let report = variant.examined().await;
+        report.assert(&[], &[]);
+        assert!(report.check("gateway").ends_with("HTTP/1.1 and HTTP/2"), "{}", report.check("gateway"));
     });
 }
 

@@ -197,8 +197,10 @@ const SETTINGS: &[(&[Symptom], &[Fix])] = &[
             fix(
                 ENVOY,
                 "early_header_mutation_extensions at the http_connection_manager that remove \
-                         x-gateway-destination-endpoint, x-prefiller-host-port, x-encoder-hosts-ports, \
-                         x-data-parallel-host-port, x-data-parallel-rank and x-kv-cache-source-host-port",
+                 x-gateway-destination-endpoint, x-data-parallel-rank, x-prefiller-host-port, x-encoder-hosts-ports, \
+                 x-data-parallel-host-port, x-kv-cache-source-host-port, x-prefiller-url, \
+                 x-gateway-destination-endpoint-served, x-gateway-destination-endpoint-fallback and \
+                 x-gateway-destination-endpoint-scores; deploy/envoy has it",
             ),
             fix(
                 ISTIO,
@@ -297,6 +299,14 @@ impl Symptom {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_routing_header_is_told_to_be_removed() {
+        let fix = Symptom::RoutingHeadersPass.fixes()[0].setting;
+        for name in warmroute_ext_proc::ROUTING_HEADERS {
+            assert!(fix.split([' ', ',', ';']).any(|word| word == name), "{name}");
+        }
+    }
 
     #[test]
     fn every_symptom_means_something_and_is_listed_once() {
