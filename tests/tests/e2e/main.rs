@@ -29,6 +29,7 @@ mod ranks;
 mod refusals;
 mod relearning;
 mod reload;
+mod rolling;
 mod sglang;
 mod shutdown;
 mod sibling_snapshot;
