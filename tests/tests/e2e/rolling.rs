@@ -16,8 +16,8 @@ use warmroute_demo::harness::{
 };
 
 use crate::fixture::{
-    BLOCK_TOKENS, Client, MODEL, Picker, PickerOptions, Policy, Script, ScriptedEngine, SimulatedEngines, Stack,
-    StackOptions, log_name, run, sse_response, tools, until,
+    BLOCK_TOKENS, Client, MODEL, Picker, PickerOptions, Policy, Script, ScriptedEngine, SimulatedEngines,
+    Stack, StackOptions, log_name, run, sse_response, tools, until,
 };
 
 const COMPLETIONS: &str = "/v1/completions";
@@ -50,7 +50,9 @@ impl Gateway {
         std::fs::create_dir_all(&tools.logs).unwrap();
         std::fs::write(&file, quick).unwrap();
         let mut command = Command::new(&tools.envoy);
-        command.args(["--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning", "-c"]).arg(&file);
+        command
+            .args(["--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning", "-c"])
+            .arg(&file);
         let mut process = Process::spawn(&log_name("envoy"), command, &tools.logs).unwrap();
         let client = HttpClient::default();
         wait_until_ready(&mut process, READY_WITHIN, || async {
