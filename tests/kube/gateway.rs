@@ -23,14 +23,14 @@ pub(crate) enum PickerList {
     Told,
 }
 
-/// Quicker than the recipes' health checks, and each answer says which engine it is from.
-const CHANGES: [(&str, &str); 2] = [
-    ("interval: 10s", "interval: 0.25s"),
-    (
-        "domains: [\"*\"]",
-        "domains: [\"*\"]\n              response_headers_to_add: [{header: {key: x-served-by, value: \"%UPSTREAM_REMOTE_ADDRESS%\"}}]",
-    ),
-];
+/// How often Envoy looks whether a picker is ready; the recipes' seconds would make tests long.
+const INTERVAL: &str = "0.25s";
+
+/// The recipes' clients: each answer says which engine it is from.
+const CLIENTS: (&str, &str) = (
+    "domains: [\"*\"]",
+    "domains: [\"*\"]\n              response_headers_to_add: [{header: {key: x-served-by, value: \"%UPSTREAM_REMOTE_ADDRESS%\"}}]",
+);
 
 /// The recipes' cluster of pickers.
 const CLUSTER: &str = "    type: STATIC\n    lb_policy: LEAST_REQUEST\n";
@@ -76,12 +76,13 @@ impl Gateway {
                 told.display()
             ),
         };
-        for (from, to) in CHANGES.into_iter().chain([(CLUSTER, cluster.as_str())]) {
+        for (from, to) in [CLIENTS, (CLUSTER, cluster.as_str())] {
             if !text.contains(from) {
                 bail!("{} has no {from:?} any more", recipe.path(&tools.root).display());
             }
             text = text.replace(from, to);
         }
+        text = with_interval(&text);
         if list == PickerList::Told {
             text = without_assignment(&text)
                 .context("the recipe's cluster of pickers has no load_assignment")?;
@@ -169,4 +170,15 @@ fn without_assignment(text: &str) -> Option<String> {
     let rest = &text[begin..];
     let end = rest.find("\n    # Takes a replica")?;
     Some(format!("{}{}", &text[..begin], &rest[end + 1..]))
+}
+
+/// The configuration with [`INTERVAL`] between health checks.
+fn with_interval(text: &str) -> String {
+    let line = |line: &str| match line.split_once("interval: ") {
+        Some((before, _)) if before.trim_matches(' ').is_empty() || before.ends_with("no_traffic_") => {
+            format!("{before}interval: {INTERVAL}\n")
+        }
+        _ => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
 }

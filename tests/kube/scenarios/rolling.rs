@@ -51,11 +51,11 @@ async fn roll_pickers(stage: &mut Stage, row: &mut Row, load: &Load) -> anyhow::
     for _ in 0..stage.pickers.len() {
         let new = stage.add_picker()?;
         stage.pickers[new].until_ready().await?;
-        let snapshot = stage.pickers[new].status().await?["replicas"].clone();
-        row.event(format!(
-            "{} is ready; what it took from its siblings: {snapshot}",
-            stage.pickers[new].name
-        ));
+        let picker = &stage.pickers[new];
+        let outcomes = picker.counts("warmroute_replica_snapshot_engines_total", "outcome").await?;
+        let taken = outcomes.get("taken").copied().unwrap_or(0.0);
+        row.event(format!("{} is ready, with a sibling's views of {taken} engines", picker.name));
+        row.check(taken > 0.0, format!("{} starts warm", picker.name));
         let all = stage.pickers.len();
         stage.gateway.until_pickers(all).await?;
         let mut old = stage.pickers.remove(0);
