@@ -202,10 +202,17 @@ async fn no_request_fails_while_pickers_are_replaced(recipe: Recipe) {
     let (answered, failures) = load.end().await;
     let stats = gateway.picker_stats().await;
     assert!(failures.is_empty(), "{} of {answered} requests: {failures:?}\n{stats}", failures.len());
-    // Both new ones have the same view, which is the engines'.
-    for engine in &addresses {
+    the_same_exact_views(&running, &addresses).await;
+    for picker in &running {
+        picker.until_idle().await;
+    }
+}
+
+/// All pickers have the same view of each engine, which is the engine's.
+async fn the_same_exact_views(pickers: &[Picker], engines: &[SocketAddr]) {
+    for engine in engines {
         until("the same exact views", async || {
-            let statuses = join_all(running.iter().map(Picker::status)).await;
+            let statuses = join_all(pickers.iter().map(Picker::status)).await;
             let view = |at: usize| {
                 let events = statuses[at].kv_events(*engine);
                 (events["trust"] == "exact").then(|| (events["blocks"].clone(), events["last_seq"].clone()))
@@ -213,9 +220,6 @@ async fn no_request_fails_while_pickers_are_replaced(recipe: Recipe) {
             (view(0).is_some() && view(0) == view(1)).then_some(())
         })
         .await;
-    }
-    for picker in &running {
-        picker.until_idle().await;
     }
 }
 

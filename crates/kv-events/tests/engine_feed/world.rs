@@ -135,6 +135,9 @@ struct Sibling {
     loses_next: bool,
 }
 
+/// What a sibling told: its feed's history, the copies of each block, and what it applied last.
+type Told = (FeedHistory, BTreeMap<u32, u32>, Option<(u32, u64)>);
+
 pub(crate) struct World {
     options: WorldOptions,
     time_ms: u64,
@@ -155,7 +158,7 @@ pub(crate) struct World {
     pub(crate) next_facts: ApplyFacts,
     sibling: Sibling,
     /// What the sibling told, on its way.
-    snapshot: Option<(FeedHistory, BTreeMap<u32, u32>, Option<(u32, u64)>)>,
+    snapshot: Option<Told>,
     pub(crate) feed: EngineFeed<Payload>,
     pub(crate) sink: View,
 }
