@@ -197,6 +197,7 @@ pub struct ServeOptions {
 
     /// Priority of an inference objective, which clients name in the header x-llm-d-inference-objective; may be given
     /// several times. Requests of priority below 0 are refused while the pool is saturated; unknown objectives have 0.
+    /// It counts before an InferenceObjective of the same name.
     #[arg(long, value_parser = objective_arg, value_name = "NAME=PRIORITY")]
     pub inference_objective: Vec<ObjectiveArg>,
     /// Ignore the subset of endpoints that the gateway's metadata names: pick from all.

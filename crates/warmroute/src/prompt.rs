@@ -51,6 +51,11 @@ pub struct ModelTarget {
 }
 
 impl ModelTarget {
+    /// Whether another model may be asked for: then the client's must be known, whatever that takes.
+    fn is_asked(&self) -> bool {
+        self.is_possible && (self.rules.is_some() || self.by_header.is_some())
+    }
+
     /// The model instead of this one, and the name of the rule that says so, if one does. A rule is named even if the
     /// model can't be replaced.
     fn of(&self, model: &str) -> (Option<Arc<str>>, Option<Arc<str>>) {

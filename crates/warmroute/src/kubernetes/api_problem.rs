@@ -16,6 +16,8 @@ pub(super) enum ApiCause {
     NotInstalled,
     /// 410: the resource version isn't kept any more. That is usual, and everything is listed anew.
     Expired,
+    /// A watch ended before its time. That is usual where an API server is replaced, and everything is listed anew.
+    EndedEarly,
     /// 429: the server has too much to do.
     Overloaded,
     /// 5xx.
@@ -36,12 +38,18 @@ impl ApiCause {
             Self::Forbidden => "forbidden",
             Self::NotInstalled => "not-installed",
             Self::Expired => "expired",
+            Self::EndedEarly => "ended-early",
             Self::Overloaded => "overloaded",
             Self::ServerError => "server-error",
             Self::NoAnswer => "no-answer",
             Self::Unreachable => "unreachable",
             Self::Other => "other",
         }
+    }
+
+    /// Whether it is no outage, unless it happens again and again.
+    pub(super) fn is_usual(self) -> bool {
+        matches!(self, Self::Expired | Self::EndedEarly)
     }
 
     /// Whether it lasts until somebody does something.
@@ -96,10 +104,10 @@ impl ApiProblem {
         Self { cause: ApiCause::NoAnswer, detail, retry_after: Duration::ZERO }
     }
 
-    /// A watch was accepted and ended without having told anything.
-    pub(super) fn ends_at_once() -> Self {
-        let detail = "the watch ended as soon as it began".to_owned();
-        Self { cause: ApiCause::Unreachable, detail, retry_after: Duration::ZERO }
+    /// The server ended a watch before its time.
+    pub(super) fn ended_early() -> Self {
+        let detail = "the API server ends watches before their time".to_owned();
+        Self { cause: ApiCause::EndedEarly, detail, retry_after: Duration::ZERO }
     }
 
     /// A list has no resource version to go on from.

@@ -13,8 +13,8 @@ use crate::metrics::Metrics;
 
 /// Objects that can't be used which are shown by name.
 const SHOWN_REFUSALS: usize = 32;
-/// A resource version that isn't kept any more is usual; if it happens this often in a row, it is an outage.
-const TOLERATED_EXPIRIES: u32 = 3;
+/// What is usual once is an outage if it happens this often in a row.
+const TOLERATED: u32 = 3;
 
 /// How things stand with one kind of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -183,7 +183,7 @@ impl ResourceStatus {
         let mut shown = self.shown.lock();
         let labels = [shown.resource.as_str(), problem.cause.as_str()];
         self.metrics.kubernetes.failures.with_label_values(&labels).inc();
-        if problem.cause == ApiCause::Expired && failures < TOLERATED_EXPIRIES {
+        if problem.cause.is_usual() && failures < TOLERATED {
             return;
         }
         let told = self.cause.lock().replace(problem.cause);

@@ -90,6 +90,13 @@ impl Default for Pace {
     }
 }
 
+impl Pace {
+    /// A watch that ends before this didn't end because its time was over.
+    fn early(&self) -> Duration {
+        Duration::from_secs(self.watch_seconds.into()) / 2
+    }
+}
+
 /// The API's view of an object: metadata, and the sections that are read.
 #[derive(Clone, Debug, Deserialize)]
 struct Viewed<B> {
@@ -211,9 +218,14 @@ impl<V: Kept> ObjectWatch<V> {
             Next::Follow { version, since, mut events } => {
                 // The server may be a little late.
                 let longest = Duration::from_secs(self.pace.watch_seconds.into()) + self.pace.answer;
-                match timeout(longest, events.next()).await {
+                let next = timeout(longest, events.next()).await;
+                // It stood for a while.
+                if since.elapsed() > self.pace.answer {
+                    self.failures = 0;
+                }
+                match next {
                     Err(_) => Err(ApiProblem::no_answer(longest)),
-                    Ok(None) if since.elapsed() < self.pace.first_retry => Err(ApiProblem::ends_at_once()),
+                    Ok(None) if since.elapsed() < self.pace.early() => Err(ApiProblem::ended_early()),
                     Ok(None) => {
                         self.next = Next::Watch(version);
                         Ok(None)

@@ -128,7 +128,7 @@ impl PromptReader {
         }
         let deadline = tokio::time::Instant::now() + self.deadline;
         let Ok(slot) = tokio::time::timeout_at(deadline, self.slots.clone().acquire_owned()).await else {
-            return self.without_slot(api, body, &hints, wanted.target.clone());
+            return self.without_slot(api, body, hints, wanted.target.clone()).await;
         };
         let (begun, draft) = oneshot::channel();
         let source = Source { api, body: body.clone(), hints, wanted: wanted.clone() };
@@ -163,28 +163,34 @@ impl PromptReader {
         if source.body.len() <= INLINE_SCAN_BYTES {
             return self.work.guess(&source);
         }
-        let work = self.work.clone();
+        let (work, is_asked) = (self.work.clone(), source.wanted.target.is_asked());
         let guess = tokio::task::spawn_blocking(move || work.guess(&source));
         match tokio::time::timeout(self.deadline, guess).await {
             Ok(Ok(guessed)) => guessed,
+            // The scan is under way, and quick.
+            _ if is_asked => Ok(draft.await.unwrap_or_default()),
             _ => Ok(draft.try_recv().unwrap_or_default()),
         }
     }
 
-    /// All slots are taken: what a scan alone says, of bodies that are scanned quickly.
-    fn without_slot(
+    /// All slots are taken: what a scan alone says, of bodies that are scanned quickly. Others are scanned only if the
+    /// engine may be asked for another model: the engine may not know the client's.
+    async fn without_slot(
         &self,
         api: Api,
-        body: &[u8],
-        hints: &VideoHints,
+        body: &Bytes,
+        hints: VideoHints,
         target: ModelTarget,
     ) -> Result<Reading, Rejection> {
+        let is_asked = target.is_asked();
+        let wanted = KeysWanted { target, ..KeysWanted::default() };
+        let source = Source { api, body: body.clone(), hints, wanted };
         let read = match body.len() <= INLINE_SCAN_BYTES {
-            true => {
-                let wanted = KeysWanted { target, ..KeysWanted::default() };
-                let (request, mut read) = self.work.begin(api, body, &wanted)?;
-                self.work.add_guess(&mut read, &request, hints, &wanted);
-                read
+            true => self.work.guess(&source)?,
+            false if is_asked => {
+                let work = self.work.clone();
+                let scan = move || work.begin(api, &source.body, &source.wanted).map(|(_, read)| read);
+                tokio::task::spawn_blocking(scan).await.unwrap_or_else(|_| Ok(ReadRequest::default()))?
             }
             false => ReadRequest::default(),
         };
@@ -536,6 +542,34 @@ mod tests {
         let small = read(396).await;
         assert_eq!((small.model.as_str(), small.prompt_tokens()), ("m", Some(100)));
         assert_eq!(small.fallback.unwrap().kind, Fallback::TokenizeBusy);
-        assert_eq!(read(INLINE_SCAN_BYTES).await.prompt_tokens(), None);
+        let large = read(INLINE_SCAN_BYTES).await;
+        assert_eq!((large.model.as_str(), large.prompt_tokens()), ("", None));
+    }
+
+    #[tokio::test]
+    async fn a_model_that_is_to_be_replaced_is_read_however_busy_it_is() {
+        let by_header = Some(Arc::from("other"));
+        let target = ModelTarget { by_header, is_possible: true, ..ModelTarget::default() };
+        let asking = |padding: usize| {
+            let mut source = chat(padding);
+            source.wanted.target = target.clone();
+            source
+        };
+        let busy = reader();
+        let _all = busy.slots.clone().acquire_owned().await.unwrap();
+        for padding in [396, INLINE_SCAN_BYTES] {
+            let Source { api, body, hints, wanted } = asking(padding);
+            let read = busy.read(api, &body, hints, wanted).await.unwrap();
+            assert_eq!((read.model.as_str(), read.target_model.as_deref()), ("m", Some("other")));
+            assert_eq!(read.fallback.unwrap().kind, Fallback::TokenizeBusy);
+        }
+        let hurried = PromptReader::new(None, Arc::default(), 1, Duration::ZERO);
+        let (begun, draft) = oneshot::channel();
+        let source = asking(2 * INLINE_SCAN_BYTES);
+        let read = tokio::join!(hurried.without_tokens(source, draft), async {
+            tokio::task::yield_now().await;
+            let _ = begun.send(ReadRequest { model: "m".to_owned(), ..ReadRequest::default() });
+        });
+        assert_eq!(read.0.unwrap().model, "m");
     }
 }

@@ -89,6 +89,11 @@ async fn of_two_pods_with_one_address_the_newer_counts() {
     cluster.api.apply(PODS, pod("c", "10.0.0.3"));
     let snapshot = cluster.addresses(&["10.0.0.1:8000", "10.0.0.3:8000"]).await;
     assert_eq!(names(&snapshot), ["team/a-rank-0", "team/c-rank-0"]);
+    let mut newest = pod("zz", "10.0.0.1");
+    newest["metadata"]["creationTimestamp"] = json!("2026-11-20T12:00:00Z");
+    cluster.api.apply(PODS, newest);
+    let snapshot = cluster.addresses(&["10.0.0.3:8000", "10.0.0.1:8000"]).await;
+    assert_eq!(names(&snapshot), ["team/c-rank-0", "team/zz-rank-0"]);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use warmroute::kubernetes::{FollowState, POOL_GROUP, Pace, PoolMembers};
+use warmroute::kubernetes::{FollowState, POOL_GROUP, Pace, PoolMembers, ResourceState};
 
 use super::cluster::{Cluster, PACE, PODS, POOLS, addresses_of, pod, pool};
 use crate::fake_api::Fault;
@@ -36,15 +36,17 @@ async fn an_outage_in_which_nothing_changes_changes_nothing() {
     let cluster = Cluster::with_pods(&[("a", "10.0.0.1"), ("b", "10.0.0.2")]).await;
     cluster.resource_where(PODS, |state| state.state == FollowState::Following).await;
     let seen = cluster.history();
-    for fault in [
-        Fault::Status(429, "later"),
-        Fault::Status(500, "etcd is gone"),
-        Fault::Status(503, "starting"),
-        Fault::WatchStatus(500, "no watch"),
-        Fault::WatchEnds,
+    for (fault, words) in [
+        (Fault::Status(429, "later"), "429 later"),
+        (Fault::Status(500, "etcd is gone"), "500 etcd is gone"),
+        (Fault::Status(503, "starting"), "503 starting"),
+        (Fault::WatchStatus(500, "no watch"), "500 no watch"),
+        (Fault::WatchEnds, "ends watches before their time"),
     ] {
         cluster.api.fault(PODS, Some(fault.clone()));
-        let state = cluster.resource_where(PODS, |state| state.state == FollowState::Failing).await;
+        let is_told = |state: &ResourceState| state.problem.as_ref().is_some_and(|told| told.contains(words));
+        let state = cluster.resource_where(PODS, is_told).await;
+        assert_eq!(state.state, FollowState::Failing);
         assert_eq!(state.objects, 2, "{fault:?}");
         assert!(cluster.readiness.is_ready());
         cluster.api.fault(PODS, None);
@@ -52,7 +54,7 @@ async fn an_outage_in_which_nothing_changes_changes_nothing() {
     }
     assert_eq!(seen.await, Vec::<Vec<String>>::new());
     let page = cluster.metrics.page().unwrap();
-    for cause in ["overloaded", "server-error", "unreachable"] {
+    for cause in ["overloaded", "server-error", "ended-early"] {
         let series = format!("warmroute_kubernetes_failures_total{{cause=\"{cause}\",resource=\"pods\"}}");
         assert!(page.contains(&series), "{series} is not in:\n{page}");
     }
@@ -116,9 +118,7 @@ async fn before_the_first_list_it_is_not_ready_and_says_why() {
     cluster.api.uninstall(POOLS);
     cluster.api.start_again().await;
     let says = |part: &'static str| {
-        move |state: &warmroute::kubernetes::ResourceState| {
-            state.problem.as_ref().is_some_and(|problem| problem.contains(part))
-        }
+        move |state: &ResourceState| state.problem.as_ref().is_some_and(|problem| problem.contains(part))
     };
     cluster.resource_where(POOLS, says("the CRD isn't installed")).await;
     let why = cluster.status.report().why_no_pool().unwrap();
@@ -159,7 +159,7 @@ async fn a_server_that_hangs_is_noticed() {
     cluster.resource_where(PODS, |state| state.state == FollowState::Following).await;
     for fault in [Fault::Hang, Fault::WatchSilent] {
         cluster.api.fault(PODS, Some(fault.clone()));
-        let says = |state: &warmroute::kubernetes::ResourceState| {
+        let says = |state: &ResourceState| {
             state.problem.as_ref().is_some_and(|problem| problem.contains("no answer within"))
         };
         cluster.resource_where(PODS, says).await;
