@@ -237,11 +237,15 @@ async fn send_all(
     }
 }
 
-/// POSTs one completion and reads the answer, whatever it is.
+/// POSTs one completion and reads the answer, whatever it is: its status, and who served it.
 ///
 /// # Errors
 /// There is none.
-pub(crate) async fn post(gateway: SocketAddr, headers: &[(&str, &str)], body: Bytes) -> anyhow::Result<u16> {
+pub(crate) async fn post(
+    gateway: SocketAddr,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> anyhow::Result<(u16, Option<SocketAddr>)> {
     let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let mut request = http::Request::post(format!("http://{gateway}/v1/completions"));
     for (name, value) in headers {
@@ -250,8 +254,9 @@ pub(crate) async fn post(gateway: SocketAddr, headers: &[(&str, &str)], body: By
     let request = request.header("content-type", "application/json").body(Full::new(body))?;
     let answer = tokio::time::timeout(ANSWER_LIMIT, client.request(request)).await??;
     let status = answer.status().as_u16();
+    let served_by = answer.headers().get("x-served-by").and_then(|value| value.to_str().ok()?.parse().ok());
     answer.into_body().collect().await?;
-    Ok(status)
+    Ok((status, served_by))
 }
 
 /// A prompt of token ids: its conversation's beginning, then one block of its own. A third of the prompts share nothing, so

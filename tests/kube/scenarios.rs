@@ -1,6 +1,7 @@
 //! What happens to pods, pickers and the API server while requests are sent.
 
 mod charts;
+mod conformance;
 mod custom_resources;
 mod lease;
 mod metrics_auth;
@@ -20,13 +21,14 @@ use crate::transcript::Row;
 const SHOWN_LINES: usize = 12;
 
 /// The scenarios by name, in the order in which they run.
-pub(crate) const NAMES: [&str; 11] = [
+pub(crate) const NAMES: [&str; 12] = [
     "charts",
     "metrics-auth",
     "pods",
     "selector",
     "ports",
     "older-group",
+    "conformance",
     "custom-resources",
     "rolling",
     "rolling-duplex",
@@ -47,6 +49,7 @@ pub(crate) async fn run(name: &'static str, rig: &mut Rig) -> Row {
         "metrics-auth" => metrics_auth::run(rig, &mut row).await,
         "ports" => other_pools::ports(rig, &mut row).await,
         "older-group" => other_pools::older_group(rig, &mut row).await,
+        "conformance" => conformance::run(rig, &mut row).await,
         "lease" => lease::run(rig, &mut row).await,
         "outage" => outage::run(rig, &mut row).await,
         _ => Err(anyhow::anyhow!("there is no scenario {name}")),
