@@ -72,10 +72,28 @@ charts: target/tools/envoy/.complete ## The chart: linted, rendered in every way
 	$(CARGO) clippy --locked -p warmroute-tests --features helm --test manifests -- -D warnings
 	$(CARGO) test --locked -p warmroute-tests --features helm --test manifests
 
+# The image. IMAGE names it, PUSH=1 pushes it; else it is written to a file that skopeo and containerd take.
+IMAGE ?= warmroute:dev
+PLATFORMS ?= linux/amd64,linux/arm64
+IMAGE_OUTPUT = $(if $(PUSH),--push --sbom=true --provenance=mode=max,--output type=oci,dest=target/image/warmroute.oci.tar)
+
+.PHONY: image
+image: ## The image for both architectures, cross-compiled; needs Docker with buildx (docs/kubernetes/image.md).
+	mkdir -p target/image
+	docker buildx build --platform $(PLATFORMS) --tag $(IMAGE) --build-arg COMMIT=$$(git rev-parse HEAD) $(IMAGE_OUTPUT) .
+
+.PHONY: test-image
+test-image: ## The image's build steps without a container engine, without LTO; and what they make.
+	PROFILE=$(PROFILE) deploy/image/test.sh
+
+.PHONY: sbom
+sbom: ## A CycloneDX list of what is linked into the picker: target/image/warmroute.cdx.json.
+	deploy/image/sbom.sh
+
 .PHONY: lint
 lint: ## Formatting, clippy and rustdoc with warnings as errors, shell scripts.
 	$(CARGO) fmt --all --check
-	for script in deploy/setup/*.sh deploy/kubernetes/*.sh tests/fuzz/run.sh .ci/run; do sh -n $$script || exit 1; done
+	for script in deploy/setup/*.sh deploy/kubernetes/*.sh deploy/image/*.sh tests/fuzz/run.sh .ci/run; do sh -n $$script || exit 1; done
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) fmt --manifest-path benches/dynamo/Cargo.toml --check
 	$(CARGO) clippy --locked $(DYNAMO_BUILD) --all-targets -- -D warnings
