@@ -12,6 +12,7 @@ mod losses;
 mod parse;
 mod response_chunks;
 mod scrape;
+mod snapshot;
 mod socket;
 mod tokenize;
 mod whole_picker;
@@ -23,11 +24,12 @@ use crate::timing::Effort;
 pub type Run = fn(Effort, &mut Report) -> anyhow::Result<()>;
 
 /// Name, what it is about in a line, and how to run it.
-pub const ALL: [(&str, &str, Run); 11] = [
+pub const ALL: [(&str, &str, Run); 12] = [
     ("parse", "request bodies to typed requests", parse::run),
     ("tokenize", "unseen text to block keys, against HF tokenizers 0.23.2", tokenize::run),
     ("events", "msgpack payloads of KV events, against rmp-serde", events::run),
     ("index", "block keys, ingest, look-ups", index::run),
+    ("snapshot", "what is known of an engine to another index, beside a replay", snapshot::run),
     ("socket", "engines' KV events from loopback TCP to the index, all threads", socket::run),
     ("scrape", "a metrics page of vLLM to what picking needs", scrape::run),
     ("decision", "filters, scorers and picker over a table of endpoints", decision::run),

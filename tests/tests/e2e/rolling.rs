@@ -146,75 +146,86 @@ impl Load {
     }
 }
 
-async fn no_request_fails_while_pickers_are_replaced(recipe: Recipe) {
-    let engines = SimulatedEngines::start(2, false).await;
-    let addresses = engines.addresses();
-    let mut ports = FreePorts::default();
-    let grpc: Vec<SocketAddr> =
-        (0..4).map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, ports.on_loopback().unwrap()))).collect();
-    let replica: Vec<u16> = (0..4).map(|_| ports.on_loopback().unwrap()).collect();
-    let peers: Vec<String> = replica.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-    let start = async |at: usize| {
+/// Four places for pickers, of which two run at a time.
+struct Replicas {
+    engines: SimulatedEngines,
+    grpc: Vec<SocketAddr>,
+    replica: Vec<u16>,
+}
+
+impl Replicas {
+    async fn new() -> Self {
+        let engines = SimulatedEngines::start(2, false).await;
+        let mut ports = FreePorts::default();
+        let mut free = || ports.on_loopback().unwrap();
+        let grpc = (0..4).map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, free()))).collect();
+        let replica = (0..4).map(|_| free()).collect();
+        Self { engines, grpc, replica }
+    }
+
+    async fn start(&self, at: usize) -> Picker {
         let mut options = PickerOptions {
-            endpoints: addresses.clone(),
-            kv_events_port: Some(engines.kv_events_port),
-            grpc_port: Some(grpc[at].port()),
+            endpoints: self.engines.addresses(),
+            kv_events_port: Some(self.engines.kv_events_port),
+            grpc_port: Some(self.grpc[at].port()),
             ..PickerOptions::new(Policy::Precise)
         };
+        let peers: Vec<String> = self.replica.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         options.extra_args = vec![
             // The test ends the wait itself.
             "--drain-timeout=100s".to_owned(),
-            format!("--kv-replay-port={}", engines.kv_replay_port),
-            format!("--replica-port={}", replica[at]),
+            format!("--kv-replay-port={}", self.engines.kv_replay_port),
+            format!("--replica-port={}", self.replica[at]),
             format!("--replica-peers={}", peers.join(",")),
         ];
         Picker::start(&options).await
-    };
-    let mut running = vec![start(0).await, start(1).await];
-    let gateway = Gateway::start(recipe, &grpc).await;
+    }
+}
+
+/// Ends a picker as a roll does.
+async fn retire(mut old: Picker, gateway: &Gateway, load: &Load) {
+    old.terminate();
+    gateway.until_healthy(old.grpc, false).await;
+    assert_eq!(old.check_health(old.health, "readiness").await, ServingStatus::NotServing);
+    // Envoy's threads hear of it up to a second later (update_merge_window). Until then it serves.
+    until("no new request at the old picker", async || {
+        let before = old.status().await.decisions();
+        load.goes_on().await;
+        (old.status().await.decisions() == before).then_some(())
+    })
+    .await;
+    old.terminate();
+    assert_eq!(old.ended().await, "exit status: 0");
+    load.goes_on().await;
+}
+
+async fn no_request_fails_while_pickers_are_replaced(recipe: Recipe) {
+    let replicas = Replicas::new().await;
+    let mut running = vec![replicas.start(0).await, replicas.start(1).await];
+    let gateway = Gateway::start(recipe, &replicas.grpc).await;
     for picker in &running {
         gateway.until_healthy(picker.grpc, true).await;
     }
     let load = Load::start(gateway.listener);
     load.goes_on().await;
     for at in [2, 3] {
-        let new = start(at).await;
+        let new = replicas.start(at).await;
         let report = new.status().await.sibling_snapshot().clone();
         assert_eq!(report["state"], json!("taken"), "{report}");
         gateway.until_healthy(new.grpc, true).await;
         running.push(new);
         load.goes_on().await;
-        let mut old = running.remove(0);
-        old.terminate();
-        gateway.until_healthy(old.grpc, false).await;
-        assert_eq!(old.check_health(old.health, "readiness").await, ServingStatus::NotServing);
-        // Envoy's threads hear of it up to a second later (update_merge_window). Until then it serves.
-        until("no new request at the old picker", async || {
-            let before = old.status().await.decisions();
-            load.goes_on().await;
-            (old.status().await.decisions() == before).then_some(())
-        })
-        .await;
-        old.terminate();
-        assert_eq!(old.ended().await, "exit status: 0");
-        load.goes_on().await;
+        retire(running.remove(0), &gateway, &load).await;
     }
     let (answered, failures) = load.end().await;
     let stats = gateway.picker_stats().await;
     assert!(failures.is_empty(), "{} of {answered} requests: {failures:?}\n{stats}", failures.len());
-    the_same_exact_views(&running, &addresses).await;
-    for picker in &running {
-        picker.until_idle().await;
-    }
-}
-
-/// All pickers have the same view of each engine, which is the engine's.
-async fn the_same_exact_views(pickers: &[Picker], engines: &[SocketAddr]) {
-    for engine in engines {
+    // Both new ones have the same view, which is the engines'.
+    for engine in replicas.engines.addresses() {
         until("the same exact views", async || {
             let statuses = join_all(pickers.iter().map(Picker::status)).await;
             let view = |at: usize| {
-                let events = statuses[at].kv_events(*engine);
+                let events = statuses[at].kv_events(engine);
                 (events["trust"] == "exact").then(|| (events["blocks"].clone(), events["last_seq"].clone()))
             };
             (view(0).is_some() && view(0) == view(1)).then_some(())
