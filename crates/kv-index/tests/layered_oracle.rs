@@ -292,11 +292,10 @@ impl LookUp for KvIndex {
     }
 }
 
-/// Layer (none for the main one), name, key and copies.
-type TakenName = (Option<(Tier, Option<u32>)>, u64, u64, u32);
+/// Tier and group of a layer, unless it is the main one; name, key and copies of a block there.
+type NamedBlock = (Option<(Tier, Option<u32>)>, u64, u64, u32);
 
-/// Of each layer: tier, group, names, keys and copies.
-fn names_of(snapshot: &ViewSnapshot) -> BTreeSet<TakenName> {
+fn names_of(snapshot: &ViewSnapshot) -> BTreeSet<NamedBlock> {
     let keys: Vec<u64> = snapshot.rows.iter().flat_map(|rows| rows.keys.iter().copied()).collect();
     let mut names = BTreeSet::new();
     for rows in snapshot.rows.iter().flat_map(|rows| &rows.layers) {

@@ -275,6 +275,25 @@ fn stored_event(path: &Path, from: usize, parent_variant: u8, variant: u8) -> Kv
     })
 }
 
+/// What is known of an engine goes through a snapshot to another slot.
+fn move_engine(engine: usize, piece_bytes: usize, model: &mut Model, subject: &mut Subject) {
+    let Some(Some(view)) = subject.views.get_mut(engine) else { return };
+    let snapshot = view.export(piece_bytes);
+    // There may be no room for both.
+    let slot = view.slot();
+    subject.views[engine] = None;
+    let mut view = subject.index.add_engine().unwrap();
+    view.begin_import(&snapshot.outline).unwrap();
+    snapshot.rows.iter().for_each(|rows| view.import(rows).unwrap());
+    view.end_import();
+    assert_ne!(view.slot(), slot);
+    subject.slots[engine] = view.slot();
+    subject.views[engine] = Some(view);
+    // They are of the old slot, until their time is up.
+    let of_it = model.expectations.iter_mut().filter(|known| known.engine == engine);
+    of_it.for_each(|known| known.engine = usize::MAX);
+}
+
 fn take_step(step: Step, model: &mut Model, subject: &mut Subject) {
     let engines = model.engines.len().max(1);
     match step {
@@ -285,10 +304,8 @@ fn take_step(step: Step, model: &mut Model, subject: &mut Subject) {
             model.engines.push(Some(ModelEngine::default()));
         }
         Step::Drop { engine } => {
-            let engine = engine % engines;
-            if engine < model.engines.len() {
-                model.engines[engine] = None;
-                subject.views[engine] = None;
+            if let Some(gone) = model.engines.get_mut(engine % engines) {
+                (*gone, subject.views[engine % engines]) = (None, None);
             }
         }
         Step::Store { engine, path, from, parent_variant, variant } => {
@@ -310,11 +327,17 @@ fn take_step(step: Step, model: &mut Model, subject: &mut Subject) {
             }
             subject.apply(engine, KvEvent::Cleared);
         }
-        Step::Move { engine, piece_bytes } => {
-            move_view(engine % engines, piece_bytes, model, subject);
-        }
+        Step::Move { engine, piece_bytes } => move_engine(engine % engines, piece_bytes, model, subject),
         Step::Expect { engine, path, most_known, ttl_ms } => {
-            expect_path(engine % engines, &path, most_known as u32, ttl_ms, model, subject);
+            let engine = engine % engines;
+            if engine >= model.engines.len() {
+                return;
+            }
+            let known = model.lookup(engine, &path).known_blocks.min(most_known as u32);
+            let expectation = subject.expect(engine, &path, known, model.now_ms, ttl_ms);
+            let number = subject.expectations.len();
+            assert_eq!(expectation.is_some(), model.expect(engine, number, &path, known as usize, ttl_ms));
+            subject.expectations.push(expectation);
         }
         Step::Withdraw { number } => {
             let number = number % subject.expectations.len().max(1);

@@ -127,6 +127,9 @@ struct RunningReplay {
     answer: VecDeque<Vec<Bytes>>,
 }
 
+/// What a follower knew: its feed's history, its view, and the batch that this is as of.
+type Told = (FeedHistory, BTreeMap<u32, u32>, Option<(u32, u64)>);
+
 /// Another follower, on a wire that is nearly good.
 struct Sibling {
     feed: EngineFeed<Payload>,
