@@ -356,43 +356,6 @@ fn take_step(step: Step, model: &mut Model, subject: &mut Subject) {
     }
 }
 
-/// The view goes to a slot of its own by way of a snapshot, as from one replica to another.
-fn move_view(engine: usize, piece_bytes: usize, model: &mut Model, subject: &mut Subject) {
-    let Some(Some(view)) = subject.views.get_mut(engine) else { return };
-    let snapshot = view.export(piece_bytes);
-    // There may be no room for both.
-    let slot = view.slot();
-    subject.views[engine] = None;
-    let mut view = subject.index.add_engine().unwrap();
-    view.begin_import(&snapshot.outline).unwrap();
-    snapshot.rows.iter().for_each(|rows| view.import(rows).unwrap());
-    view.end_import();
-    assert_ne!(view.slot(), slot);
-    subject.slots[engine] = view.slot();
-    subject.views[engine] = Some(view);
-    // They are of the old slot, until their time is up.
-    let of_it = model.expectations.iter_mut().filter(|known| known.engine == engine);
-    of_it.for_each(|known| known.engine = usize::MAX);
-}
-
-fn expect_path(
-    engine: usize,
-    path: &Path,
-    most_known: u32,
-    ttl_ms: u64,
-    model: &mut Model,
-    subject: &mut Subject,
-) {
-    if engine >= model.engines.len() {
-        return;
-    }
-    let known = model.lookup(engine, path).known_blocks.min(most_known);
-    let expectation = subject.expect(engine, path, known, model.now_ms, ttl_ms);
-    let kept = model.expect(engine, subject.expectations.len(), path, known as usize, ttl_ms);
-    assert_eq!(expectation.is_some(), kept);
-    subject.expectations.push(expectation);
-}
-
 fn compare(model: &Model, subject: &mut Subject) -> Result<(), TestCaseError> {
     for number in 0..16_u8 {
         let path: Path = (0..4).map(|bit| number >> bit & 1).collect();

@@ -223,7 +223,7 @@ async fn no_request_fails_while_pickers_are_replaced(recipe: Recipe) {
     // Both new ones have the same view, which is the engines'.
     for engine in replicas.engines.addresses() {
         until("the same exact views", async || {
-            let statuses = join_all(pickers.iter().map(Picker::status)).await;
+            let statuses = join_all(running.iter().map(Picker::status)).await;
             let view = |at: usize| {
                 let events = statuses[at].kv_events(engine);
                 (events["trust"] == "exact").then(|| (events["blocks"].clone(), events["last_seq"].clone()))
@@ -231,6 +231,9 @@ async fn no_request_fails_while_pickers_are_replaced(recipe: Recipe) {
             (view(0).is_some() && view(0) == view(1)).then_some(())
         })
         .await;
+    }
+    for picker in &running {
+        picker.until_idle().await;
     }
 }
 

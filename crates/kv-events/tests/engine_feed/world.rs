@@ -138,9 +138,6 @@ struct Sibling {
     loses_next: bool,
 }
 
-/// What a sibling told: its feed's history, the copies of each block, and what it applied last.
-type Told = (FeedHistory, BTreeMap<u32, u32>, Option<(u32, u64)>);
-
 pub(crate) struct World {
     options: WorldOptions,
     time_ms: u64,
