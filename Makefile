@@ -8,7 +8,7 @@ export WARMROUTE_TOKENIZERS ?= $(CURDIR)/target/tokenizers
 
 .PHONY: help
 help: ## Lists the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 include deploy/demo/demo.mk
 
