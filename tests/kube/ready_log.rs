@@ -107,7 +107,7 @@ mod tests {
         let later = Instant::now() + Duration::from_secs(1);
         assert_eq!(log.standing(address, before, during), Standing::Ready);
         assert!(
-            matches!(log.standing(address, later, later), Standing::Past(past) if past <= Duration::from_secs(1))
+            matches!(log.standing(address, later, later), Standing::Past(past) if past >= Duration::from_secs(1))
         );
         log.begin(address, "b");
         assert_eq!(log.standing(address, later, later), Standing::Ready);
