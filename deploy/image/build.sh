@@ -77,12 +77,12 @@ skeleton() {
     if [ -f rust-toolchain.toml ]; then cp -p rust-toolchain.toml "$1/"; fi
 }
 
-# strip_debug FROM TO: without debugging information, but with the names of functions, for the lines of a panic. rustc
-# brings the tool, which takes files of every architecture.
-strip_debug() {
+# strip FROM TO: without symbols, whose names would be a fifth of the program; a panic tells its file and line without them.
+# rustc brings the tool, which takes files of every architecture.
+strip() {
     sysroot="$(rustc --print sysroot)"
     host="$(rustc -vV | sed -n 's/^host: //p')"
-    LD_LIBRARY_PATH="$sysroot/lib" "$sysroot/lib/rustlib/$host/bin/rust-objcopy" --strip-debug "$1" "$2" ||
+    LD_LIBRARY_PATH="$sysroot/lib" "$sysroot/lib/rustlib/$host/bin/rust-objcopy" --strip-all "$1" "$2" ||
         fail "rust-objcopy, which is a part of rustc, can't strip $1"
 }
 
@@ -103,12 +103,12 @@ build() {
     fi
     architecture="$1"
     shift
-    # Zig's linker can strip everything or nothing.
+    # Not by the linker: what is left in the target folder keeps its names, for a debugger.
     CARGO_ZIGBUILD_ZIG_PATH="$tools/ziglang/zig" CARGO_TARGET_DIR="$target_dir" \
         "$tools/bin/cargo-zigbuild" rustc "$@" -- -C strip=none
     folder="$out/linux-$architecture"
     mkdir -p "$folder"
-    strip_debug "$target_dir/$triple/$profile/$program" "$folder/$program"
+    strip "$target_dir/$triple/$profile/$program" "$folder/$program"
     echo "$folder/$program"
 }
 
