@@ -60,6 +60,15 @@ async fn until_all_are(picker: &Picker, trust: &str, engines: &[SocketAddr]) {
         .await;
 }
 
+/// The picker hears all that the engines publish from now on: their buffers are too small to make good what a
+/// subscription that comes late misses.
+async fn empty_and_heard(engines: &SimulatedEngines, picker: &Picker) {
+    engines.until_heard_by(picker).await;
+    for address in engines.addresses() {
+        crate::fixture::clear_cache(&Client::new(address)).await;
+    }
+}
+
 #[test]
 fn a_replica_that_starts_late_predicts_what_its_sibling_does() {
     run(async {
@@ -70,11 +79,7 @@ fn a_replica_that_starts_late_predicts_what_its_sibling_does() {
         let addresses = engines.addresses();
         let port = FreePorts::default().on_loopback().unwrap();
         let first = Picker::start(&options(&engines, &[format!("--replica-port={port}")])).await;
-        // Their buffers are too small to make good what a subscription that comes late misses.
-        engines.until_heard_by(&first).await;
-        for address in &addresses {
-            crate::fixture::clear_cache(&Client::new(*address)).await;
-        }
+        empty_and_heard(&engines, &first).await;
         for (number, address) in (0..PROMPTS).zip(addresses.iter().cycle()) {
             let answer = Client::new(*address).post(COMPLETIONS, "direct", &body(number)).await;
             assert_eq!(answer.status, 200);
