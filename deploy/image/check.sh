@@ -33,11 +33,8 @@ fail() {
 # package NAME: where it is unpacked; its files come from Debian, and need not be installed
 package() {
     if [ ! -d "$packages/$1" ]; then
-        mkdir -p "$packages/.fetch"
-        chmod 755 "$packages/.fetch"
-        (cd "$packages/.fetch" && rm -f ./*.deb && apt-get download -q "$1" >fetch.log 2>&1) || return 1
-        rm -rf "$packages/$1.new"
-        dpkg -x "$packages/.fetch/$1"_*.deb "$packages/$1.new" || return 1
+        mkdir -p "$packages"
+        "$root/deploy/setup/debian-package.sh" "$1" "$packages/$1.new" || return 1
         mv "$packages/$1.new" "$packages/$1"
     fi
     echo "$packages/$1"

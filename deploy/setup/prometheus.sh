@@ -32,17 +32,12 @@ if command -v prometheus >/dev/null 2>&1 && command -v promtool >/dev/null 2>&1;
     ln -s "$(command -v prometheus)" "$target/prometheus"
     ln -s "$(command -v promtool)" "$target/promtool"
 else
-    command -v apt-get >/dev/null 2>&1 && command -v dpkg >/dev/null 2>&1 ||
-        fail "there is no prometheus and promtool on the PATH and no apt to fetch them; install Prometheus 2.42 or newer."
     work="$(mktemp -d)"
     trap 'rm -rf "$work"' EXIT
     trap 'exit 130' INT TERM
-    # apt reads packages as the user _apt where it runs as root.
-    chmod 755 "$work"
     echo "prometheus.sh: fetching Debian's package prometheus" >&2
-    (cd "$work" && apt-get download -q prometheus >fetch.log 2>&1) ||
-        fail "apt could not fetch the package prometheus: $(tail -n 2 "$work/fetch.log"). Its lists may be missing or old (apt-get update)."
-    dpkg -x "$work"/prometheus_*.deb "$work/unpacked" || fail "the package can't be unpacked"
+    "$root/deploy/setup/debian-package.sh" prometheus "$work/unpacked" ||
+        fail "without that package, have Prometheus 2.42 or newer with promtool on the PATH."
     mv "$work/unpacked/usr/bin/prometheus" "$work/unpacked/usr/bin/promtool" "$target/" ||
         fail "the package holds no usr/bin/prometheus and usr/bin/promtool"
 fi
