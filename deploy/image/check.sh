@@ -70,7 +70,7 @@ base_root() {
     rm -rf "$base"
     mkdir -p "$base/tmp" "$base/proc" "$base/etc/ssl/certs" "$base/home/nonroot" "$base/usr/local/bin"
     for name in libc6 tzdata netbase ca-certificates; do
-        folder="$(package "$name")" || fail "apt could not fetch $name: $(tail -n 2 "$packages/.fetch/fetch.log")"
+        folder="$(package "$name")" || fail "$name can't be had"
         cp -a "$folder/." "$base/"
     done
     rm -rf "$base/usr/share/doc" "$base/usr/share/lintian"
