@@ -31,8 +31,8 @@ COPY --from=skeleton /skeleton ./
 RUN deploy/image/build.sh build "$TARGETARCH"
 COPY . .
 ARG COMMIT=unknown
-# Sources are told from the skeleton's by their times, and a checkout may be older than that.
-RUN find crates -name '*.rs' -exec touch {} + \
+# Cargo may take what the skeleton's packages became for these: it is told to forget them.
+RUN find target -path '*/.fingerprint/warmroute*' -prune -exec rm -rf {} + \
  && WARMROUTE_COMMIT="$COMMIT" OUT=/out deploy/image/build.sh build "$TARGETARCH" \
  && mv "/out/linux-$TARGETARCH/warmroute" /out/warmroute
 

@@ -39,7 +39,8 @@ deploy/image/build.sh skeleton "$skeleton"
 mkdir -p "$skeleton/deploy/image"
 cp deploy/image/build.sh "$skeleton/deploy/image/"
 (cd "$skeleton" && OUT="$out/of-skeleton" deploy/image/build.sh build amd64)
-find crates -name '*.rs' -exec touch {} +
+# Whatever cargo thinks of the skeleton's packages: those with the real sources are other ones.
+find "$CARGO_TARGET_DIR" -path '*/.fingerprint/warmroute*' -prune -exec rm -rf {} +
 # Rust's own library for the other architecture comes from where rustup gets it, which not every machine can reach.
 architectures="amd64 arm64"
 if command -v rustup >/dev/null 2>&1 && ! rustup target add aarch64-unknown-linux-gnu; then
